@@ -1,0 +1,546 @@
+"""Segmentation metrics on a slice's own grid, in two blocks that are never mixed (section 4.2).
+
+`standard` is the headline: Dice at 0.5, HD95 and NSD of the package `surface-distance` (surface
+elements weighted by their length or area), in millimetres where the spacing is known and in
+pixels, said so, where it is not. An image without lesion in truth and prediction says nothing
+and is left out of the means, but counted; a missed lesion or a false alarm keeps its place in
+every mean with the worst value. `paper_compat` is what the paper's text and its authors'
+evaluator compute, for comparison with the paper's tables alone.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+import surface_distance
+from scipy import ndimage
+
+Outcome = Literal["scored", "both_empty", "miss", "false_alarm"]
+
+AVERAGE = "average"
+_STANDARD_METRICS = ("dsc", "hd95", "nsd", "mae")
+_COMPAT_METRICS = ("dsc", "dsc_256", "hausdorff", "hausdorff_rows", "mae", "nsd")
+_COMPAT_TOLERANCE = 3.0  # pixels
+_COMPAT_FACTOR = 0.95  # the paper's "multiplied by 95%"
+
+
+class CaseMetrics(TypedDict):
+    """The `standard` block of one case; `dsc` to `mae` are None where both masks are empty."""
+
+    dsc: float | None
+    hd95: float | None
+    nsd: float | None
+    mae: float | None
+    unit: Literal["mm", "px"]
+    tolerance: float
+    outcome: Outcome
+    intersection: int
+    truth_size: int
+    prediction_size: int
+
+
+class CaseRow(TypedDict):
+    """One case and class, as `summarize` takes it; `paper_compat` only for 2-D cases."""
+
+    case: str
+    patient: str
+    class_name: str
+    standard: CaseMetrics
+    paper_compat: NotRequired[dict[str, float]]
+
+
+def dice_score(truth: np.ndarray, prediction: np.ndarray) -> float | None:
+    """Dice similarity coefficient of two masks (eq. 10).
+
+    Args:
+        truth: boolean `[H, W]` or `[D, H, W]`.
+        prediction: boolean, same shape.
+
+    Returns:
+        2 |G and S| / (|G| + |S|) in [0, 1]; None where both masks are empty.
+
+    Raises:
+        ValueError: shapes differ, are not 2-D or 3-D, or a mask is not boolean.
+    """
+    _check_masks(truth, prediction)
+    total = int(truth.sum()) + int(prediction.sum())
+    return 2 * int((truth & prediction).sum()) / total if total else None
+
+
+def case_metrics(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    spacing: Sequence[float] | None,
+    tolerance: float = 3.0,
+) -> CaseMetrics:
+    """The `standard` block of one slice or volume.
+
+    HD95 is the larger of the two directed 95th percentiles, and NSD the share of both surfaces
+    within `tolerance` of the other (Nikolov et al., 2018; eq. 13), both weighted by the length
+    (2-D) or area (3-D) of each surface element. MAE is the share of wrong pixels (eq. 12).
+    Where one mask is empty, DSC and NSD are 0 and HD95 is the image's diagonal.
+
+    Args:
+        truth: boolean `[H, W]` or `[D, H, W]`.
+        prediction: boolean, same shape.
+        spacing: pixel size in mm along each axis of the arrays (row before column), or None
+            where it is unknown: `hd95` and `tolerance` are then in pixels and `unit` is "px".
+        tolerance: of NSD, in `unit`.
+
+    Raises:
+        ValueError: shapes differ, are not 2-D or 3-D, a mask is not boolean, spacing has
+            another length than the masks have axes, spacing or tolerance is not positive.
+    """
+    _check_masks(truth, prediction)
+    scale = _check_spacing(spacing, truth.ndim)
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"tolerance is {tolerance}; give a positive distance in mm (or pixels)")
+    sizes = int(truth.sum()), int(prediction.sum())
+    outcome = _outcome(*sizes)
+    dsc, hd95, nsd = _overlap_and_surface(truth, prediction, outcome, scale, tolerance)
+    return {
+        "dsc": dsc,
+        "hd95": hd95,
+        "nsd": nsd,
+        "mae": None if outcome == "both_empty" else float((truth ^ prediction).mean()),
+        "unit": "px" if spacing is None else "mm",
+        "tolerance": float(tolerance),
+        "outcome": outcome,
+        "intersection": int((truth & prediction).sum()),
+        "truth_size": sizes[0],
+        "prediction_size": sizes[1],
+    }
+
+
+def paper_compat_metrics(
+    truth: np.ndarray, prediction: np.ndarray, probability: np.ndarray
+) -> dict[str, float]:
+    """The `paper_compat` block of one slice, in pixels; every slice counts in its means.
+
+    `dsc`: eq. 10; both empty 1, one empty 0. `hausdorff`: eq. 11 over all pixels of the masks,
+    x 0.95; both empty 0, one empty 0.95 of the image's diagonal. `hausdorff_rows`: what the
+    authors' evaluator computes, eq. 11 with the H rows of each mask as points of a W-dimensional
+    space, x 0.95; defined for empty masks too (a zero row is a point; both empty 0). `mae`:
+    eq. 12 with the probability as S. `nsd`: eq. 13 over boundary pixels (mask pixels that touch
+    the background or the image's border along an axis) with a tolerance of 3 pixels; both
+    empty 1, one empty 0.
+
+    Args:
+        truth: boolean `[H, W]`.
+        prediction: boolean `[H, W]`.
+        probability: float `[H, W]` in [0, 1], the map that `prediction` comes from.
+
+    Raises:
+        ValueError: shapes differ or are not 2-D, a mask is not boolean, or the probability is
+            not finite or outside [0, 1].
+    """
+    _check_masks(truth, prediction)
+    _check_probability(probability, truth)
+    outcome = _outcome(int(truth.sum()), int(prediction.sum()))
+    dsc = dice_score(truth, prediction)
+    return {
+        "dsc": 1.0 if dsc is None else dsc,
+        "hausdorff": _COMPAT_FACTOR * _pixel_hausdorff(truth, prediction, outcome),
+        "hausdorff_rows": _COMPAT_FACTOR * _row_hausdorff(truth, prediction),
+        "mae": float(np.abs(probability.astype(np.float64) - truth).mean()),
+        "nsd": _boundary_nsd(truth, prediction, outcome),
+    }
+
+
+def threshold_mean_dice(truth: np.ndarray, probability: np.ndarray) -> float:
+    """Dice averaged over 256 thresholds, as Inf-Net's evaluator reports on COVID-SemiSeg.
+
+    The map is rounded to 8 bits (Inf-Net scores saved pictures) and stretched to its own full
+    range, a constant one is left as it is; the thresholds are k/255, a pixel at the threshold
+    counts as lesion, and a threshold without a true positive scores 0, so an empty truth is 0.
+
+    Args:
+        truth: boolean `[H, W]`.
+        probability: float `[H, W]` in [0, 1].
+
+    Raises:
+        ValueError: as `paper_compat_metrics`.
+    """
+    _check_masks(truth, truth)
+    _check_probability(probability, truth)
+    gray = np.rint(probability.astype(np.float64) * 255)
+    low, span = gray.min(), np.ptp(gray)
+    level = np.floor((gray - low) * 255 / span if span else gray).astype(np.int64)
+    at_least = np.bincount(level.ravel(), minlength=256)[::-1].cumsum()
+    hits = np.bincount(level[truth], minlength=256)[::-1].cumsum()
+    total = at_least + int(truth.sum())
+    return float(np.divide(2 * hits, total, out=np.zeros(256), where=total > 0).mean())
+
+
+def case_rows(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    probability: np.ndarray | None = None,
+    *,
+    case: str,
+    patient: str,
+    class_names: Sequence[str],
+    spacing: Sequence[float] | None,
+    tolerance: float = 3.0,
+) -> list[CaseRow]:
+    """One row per class of a case: label maps in, both blocks out.
+
+    Args:
+        truth: integer `[H, W]` or `[D, H, W]`; 0 background, i the class `class_names[i - 1]`.
+        prediction: as `truth`.
+        probability: float `[H, W, len(class_names)]` in [0, 1], without the background's
+            channel; None (and volumes, which the paper does not score) leaves out `paper_compat`.
+        case: name of the slice or volume.
+        patient: whose it is; the bootstrap resamples patients.
+        class_names: names of the classes 1, 2, ...; for one class ("lesion",).
+        spacing: as for `case_metrics`.
+        tolerance: as for `case_metrics`.
+
+    Raises:
+        ValueError: as the functions of one mask; a label outside 0..len(class_names).
+    """
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        _check_labels(labels, f"{name} of {case}", len(class_names))
+    if probability is not None and probability.shape != (*truth.shape, len(class_names)):
+        raise ValueError(
+            f"probability of {case} has shape {list(probability.shape)}, expected "
+            f"{[*truth.shape, len(class_names)]}: one channel per class, background left out"
+        )
+    rows: list[CaseRow] = []
+    for index, class_name in enumerate(class_names):
+        pair = truth == index + 1, prediction == index + 1
+        row: CaseRow = {
+            "case": case,
+            "patient": patient,
+            "class_name": class_name,
+            "standard": case_metrics(*pair, spacing=spacing, tolerance=tolerance),
+        }
+        if probability is not None and truth.ndim == 2:
+            compat = paper_compat_metrics(*pair, probability[..., index])
+            compat["dsc_256"] = threshold_mean_dice(pair[0], probability[..., index])
+            row["paper_compat"] = compat
+        rows.append(row)
+    return rows
+
+
+def summarize(
+    cases: Sequence[CaseRow], *, seed: int = 0, confidence: float = 0.95, resamples: int = 2000
+) -> dict[str, Any]:
+    """Means over the cases with percentile bootstrap intervals over patients.
+
+    A resample draws as many patients as there are, with replacement, each with all its cases;
+    all classes, metrics and blocks share the draws. With one patient the interval has no width.
+
+    Args:
+        cases: rows of `case_rows`, of any number of cases and classes.
+        seed: of the draws; equal seeds give equal intervals.
+        confidence: in (0, 1).
+        resamples: number of bootstrap draws.
+
+    Returns:
+        A JSON-serialisable mapping: "unit", "tolerance", "cases", "patients", "confidence",
+        "resamples", "seed"; "standard": {class: {"cases", "excluded" (both masks empty),
+        "misses", "false_alarms", and "dsc", "dsc_pooled", "hd95", "nsd", "mae", each {"mean",
+        "low", "high"}}}; "paper_compat" likewise where every row has it. With more than one
+        class "average" stands beside them: the mean of the classes' values. A value that no
+        case defines is None, and so is an average over it.
+
+    Raises:
+        ValueError: no cases, the same case and class twice, rows of different units or
+            tolerances, a class called "average", confidence outside (0, 1), no resamples.
+    """
+    unit, tolerance = _check_cases(cases)
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(
+            f"confidence {confidence} and resamples {resamples}; give one in (0, 1), one above 0"
+        )
+    patients = sorted({row["patient"] for row in cases})
+    rng = np.random.default_rng(seed)
+    shares = np.full(len(patients), 1 / len(patients))
+    draws = rng.multinomial(len(patients), shares, size=resamples).astype(np.float64)
+    classes: dict[str, list[CaseRow]] = {}
+    for row in cases:
+        classes.setdefault(row["class_name"], []).append(row)
+    summary: dict[str, Any] = {
+        "unit": unit,
+        "tolerance": tolerance,
+        "cases": len({row["case"] for row in cases}),
+        "patients": len(patients),
+        "confidence": confidence,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    blocks: dict[str, Callable[[list[CaseRow]], dict[str, _Terms]]] = {"standard": _standard_terms}
+    if all("paper_compat" in row for row in cases):
+        blocks["paper_compat"] = _compat_terms
+    for block, terms in blocks.items():
+        values = {
+            name: {metric: _draw(term, patients, draws) for metric, term in terms(rows).items()}
+            for name, rows in classes.items()
+        }
+        summary[block] = {
+            name: {"cases": len(classes[name])} | _intervals(drawn, confidence)
+            for name, drawn in values.items()
+        }
+        if len(classes) > 1:
+            summary[block][AVERAGE] = _intervals(_average(list(values.values())), confidence)
+    for name, rows in classes.items():
+        summary["standard"][name] |= _empty_counts(rows)
+    return summary
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """Both blocks of `summarize` as aligned plain text, `mean [low, high]` per cell."""
+    unit, percent = summary["unit"], f"{100 * summary['confidence']:g}%"
+    head = f"mean [{percent} interval over {summary['patients']} patients]"
+    standard = {
+        "DSC": "dsc",
+        "pooled DSC": "dsc_pooled",
+        f"HD95 ({unit})": "hd95",
+        f"NSD at {summary['tolerance']:g} {unit}": "nsd",
+        "MAE": "mae",
+        "cases": "cases",
+        "excluded": "excluded",
+        "misses": "misses",
+        "false alarms": "false_alarms",
+    }
+    parts = [f"standard: {head}; excluded: no lesion in truth and prediction"]
+    parts += _table(summary["standard"], standard)
+    if "paper_compat" in summary:
+        compat = {
+            "DSC": "dsc",
+            "Dice, 256 thresholds": "dsc_256",
+            "Hausdorff x 0.95 (px)": "hausdorff",
+            "of rows x 0.95": "hausdorff_rows",
+            "NSD at 3 px": "nsd",
+            "MAE": "mae",
+            "cases": "cases",
+        }
+        parts += ["", f"paper_compat: {head}; only for comparison with the paper's tables"]
+        parts += _table(summary["paper_compat"], compat)
+    return "\n".join(parts)
+
+
+def _check_masks(truth: np.ndarray, prediction: np.ndarray) -> None:
+    for name, mask in (("truth", truth), ("prediction", prediction)):
+        if mask.dtype != np.bool_:
+            raise ValueError(
+                f"{name} has type {mask.dtype}, expected bool: compare it with the class or 0.5"
+            )
+    if truth.shape != prediction.shape:
+        raise ValueError(
+            f"truth has shape {list(truth.shape)} and prediction {list(prediction.shape)}; "
+            "bring the prediction to the truth's own grid"
+        )
+    if truth.ndim not in (2, 3) or truth.size == 0:
+        raise ValueError(f"masks have shape {list(truth.shape)}, expected [H, W] or [D, H, W]")
+
+
+def _check_spacing(spacing: Sequence[float] | None, axes: int) -> tuple[float, ...]:
+    if spacing is None:
+        return (1.0,) * axes
+    scale = tuple(float(value) for value in spacing)
+    if len(scale) != axes or not all(math.isfinite(value) and value > 0 for value in scale):
+        raise ValueError(
+            f"spacing is {list(scale)}, expected {axes} positive numbers in mm, one per axis"
+        )
+    return scale
+
+
+def _check_probability(probability: np.ndarray, truth: np.ndarray) -> None:
+    if truth.ndim != 2 or probability.shape != truth.shape:
+        raise ValueError(
+            f"probability has shape {list(probability.shape)} and truth {list(truth.shape)}; "
+            "expected the same [H, W]"
+        )
+    if not np.issubdtype(probability.dtype, np.floating):
+        raise ValueError(f"probability has type {probability.dtype}, expected a float in [0, 1]")
+    low, high = float(probability.min()), float(probability.max())
+    if not (low >= 0 and high <= 1):  # also false for NaN
+        raise ValueError(f"probability spans {low:g} to {high:g}, expected finite and in [0, 1]")
+
+
+def _check_labels(labels: np.ndarray, what: str, classes: int) -> None:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{what} has type {labels.dtype}, expected integer class labels")
+    if labels.size and (labels.min() < 0 or labels.max() > classes):
+        raise ValueError(
+            f"{what} has labels {labels.min()} to {labels.max()}, expected 0 to {classes}"
+        )
+
+
+def _check_cases(cases: Sequence[CaseRow]) -> tuple[str, float]:
+    """The one (unit, tolerance) of all rows."""
+    if not cases:
+        raise ValueError("no cases to summarise; the split is empty")
+    keys = [(row["case"], row["class_name"]) for row in cases]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"case {twice[0]} is there twice for class {twice[1]}; name cases apart")
+    if any(name == AVERAGE for _, name in keys):
+        raise ValueError(f"a class is called '{AVERAGE}', which names the mean of the classes")
+    units = sorted({(row["standard"]["unit"], row["standard"]["tolerance"]) for row in cases})
+    if len(units) > 1:
+        raise ValueError(
+            f"cases have different units or tolerances {units}; summarise those with and "
+            "without spacing apart"
+        )
+    return units[0]
+
+
+def _outcome(truth_size: int, prediction_size: int) -> Outcome:
+    if truth_size:
+        return "scored" if prediction_size else "miss"
+    return "false_alarm" if prediction_size else "both_empty"
+
+
+def _diagonal(shape: tuple[int, ...], scale: Sequence[float]) -> float:
+    return math.hypot(*(size * step for size, step in zip(shape, scale, strict=True)))
+
+
+def _overlap_and_surface(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    outcome: Outcome,
+    scale: tuple[float, ...],
+    tolerance: float,
+) -> tuple[float | None, float | None, float | None]:
+    """(DSC, HD95, NSD) of the four empty/non-empty cases."""
+    if outcome == "both_empty":
+        return None, None, None
+    if outcome != "scored":
+        return 0.0, _diagonal(truth.shape, scale), 0.0
+    with warnings.catch_warnings():
+        # surface-distance 0.1 calls scipy.ndimage by a namespace that SciPy 2 will drop.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")
+        surfaces = surface_distance.compute_surface_distances(truth, prediction, scale)
+    return (
+        dice_score(truth, prediction),
+        float(surface_distance.compute_robust_hausdorff(surfaces, 95.0)),
+        float(surface_distance.compute_surface_dice_at_tolerance(surfaces, tolerance)),
+    )
+
+
+def _pixel_hausdorff(truth: np.ndarray, prediction: np.ndarray, outcome: Outcome) -> float:
+    if outcome == "both_empty":
+        return 0.0
+    if outcome != "scored":
+        return _diagonal(truth.shape, (1.0, 1.0))
+    to_truth = ndimage.distance_transform_edt(~truth)
+    to_prediction = ndimage.distance_transform_edt(~prediction)
+    return float(max(to_prediction[truth].max(), to_truth[prediction].max()))
+
+
+def _row_hausdorff(truth: np.ndarray, prediction: np.ndarray) -> float:
+    rows_t, rows_p = truth.astype(np.float64), prediction.astype(np.float64)
+    shared = rows_t @ rows_p.T
+    squared = rows_t.sum(1)[:, None] + rows_p.sum(1)[None, :] - 2 * shared
+    return math.sqrt(max(squared.min(1).max(), squared.min(0).max()))
+
+
+def _boundary_nsd(truth: np.ndarray, prediction: np.ndarray, outcome: Outcome) -> float:
+    if outcome != "scored":
+        return 1.0 if outcome == "both_empty" else 0.0
+    edge_t = truth & ~ndimage.binary_erosion(truth)
+    edge_p = prediction & ~ndimage.binary_erosion(prediction)
+    near_t = ndimage.distance_transform_edt(~edge_p)[edge_t] <= _COMPAT_TOLERANCE
+    near_p = ndimage.distance_transform_edt(~edge_t)[edge_p] <= _COMPAT_TOLERANCE
+    return float((near_t.sum() + near_p.sum()) / (near_t.size + near_p.size))
+
+
+# One (patient, numerator, denominator) per row; a metric is the sum of the numerators over the
+# sum of the denominators, so that a mean and a pooled Dice bootstrap alike.
+_Terms = list[tuple[str, float, float]]
+# (value of all cases, values of the resamples [B]); NaN where no case defines it.
+_Drawn = tuple[float, np.ndarray]
+
+
+def _standard_terms(rows: list[CaseRow]) -> dict[str, _Terms]:
+    terms: dict[str, _Terms] = {}
+    for metric in _STANDARD_METRICS:
+        values = [(row["patient"], row["standard"][metric]) for row in rows]  # type: ignore[literal-required]
+        terms[metric] = [(who, value, 1.0) for who, value in values if value is not None]
+    terms["dsc_pooled"] = [
+        (
+            row["patient"],
+            2.0 * row["standard"]["intersection"],
+            float(row["standard"]["truth_size"] + row["standard"]["prediction_size"]),
+        )
+        for row in rows
+    ]
+    return terms
+
+
+def _compat_terms(rows: list[CaseRow]) -> dict[str, _Terms]:
+    return {
+        metric: [(row["patient"], row["paper_compat"][metric], 1.0) for row in rows]
+        for metric in _COMPAT_METRICS
+    }
+
+
+def _draw(terms: _Terms, patients: list[str], draws: np.ndarray) -> _Drawn:
+    """Value over all cases and over each resample; `draws` is how often `[B, patients]`."""
+    place = {patient: index for index, patient in enumerate(patients)}
+    top, bottom = np.zeros(len(patients)), np.zeros(len(patients))
+    for patient, numerator, denominator in terms:
+        top[place[patient]] += numerator
+        bottom[place[patient]] += denominator
+    tops, bottoms = draws @ top, draws @ bottom
+    drawn = np.divide(tops, bottoms, out=np.full(len(draws), np.nan), where=bottoms > 0)
+    return (float(top.sum() / bottom.sum()) if bottom.any() else math.nan), drawn
+
+
+def _average(classes: list[dict[str, _Drawn]]) -> dict[str, _Drawn]:
+    return {
+        metric: (
+            float(np.mean([drawn[metric][0] for drawn in classes])),
+            np.mean([drawn[metric][1] for drawn in classes], axis=0),
+        )
+        for metric in classes[0]
+    }
+
+
+def _intervals(drawn: dict[str, _Drawn], confidence: float) -> dict[str, dict[str, float | None]]:
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
+    result: dict[str, dict[str, float | None]] = {}
+    for metric, (value, resampled) in drawn.items():
+        known = resampled[~np.isnan(resampled)]
+        if math.isnan(value) or not known.size:
+            result[metric] = {"mean": None, "low": None, "high": None}
+            continue
+        low, high = np.percentile(known, tails)
+        result[metric] = {"mean": value, "low": float(low), "high": float(high)}
+    return result
+
+
+def _empty_counts(rows: list[CaseRow]) -> dict[str, int]:
+    outcomes = [row["standard"]["outcome"] for row in rows]
+    return {
+        "excluded": outcomes.count("both_empty"),
+        "misses": outcomes.count("miss"),
+        "false_alarms": outcomes.count("false_alarm"),
+    }
+
+
+def _table(block: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    lines = [["class", *columns]]
+    for name, entry in block.items():
+        lines.append([name, *(_cell(entry.get(key, "")) for key in columns.values())])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    if value["mean"] is None:
+        return "-"
+    digits = 1 if value["mean"] >= 10 else 2 if value["mean"] >= 2 else 4
+    mean, low, high = (f"{value[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
