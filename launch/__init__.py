@@ -1,0 +1,1 @@
+"""Commands: the only place where configs, the input pipeline and ssa_jax meet."""

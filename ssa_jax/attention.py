@@ -1,0 +1,99 @@
+"""Attention maps and their distillation loss (section 3.1.1, equations 1 to 4)."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+NORMALIZATIONS = ("none", "mean", "standardize")
+
+
+def energy(features: Array, power: float = 2.0) -> Array:
+    """Where a stage is active: the sum over channels of |A|^z (equation 1).
+
+    Args:
+      features: output of an encoder stage `[B, H, W, C]`.
+      power: z.
+
+    Returns:
+      `[B, H, W]` float32, not negative.
+    """
+    return jnp.sum(jnp.abs(features.astype(jnp.float32)) ** power, axis=-1)
+
+
+def spatial_softmax(maps: Array, normalize: str = "none") -> Array:
+    """Softmax over all positions of each map (equation 2, S).
+
+    Args:
+      maps: `[B, H, W]`, resized energies.
+      normalize: 'none' (the paper: raw sums, nearly one-hot), 'mean' (divided by the map's mean)
+        or 'standardize' (each map to mean 0 and standard deviation 1).
+
+    Returns:
+      `[B, H, W]`, each map sums to 1.
+
+    Raises:
+      ValueError: an unknown `normalize`.
+    """
+    if normalize not in NORMALIZATIONS:
+        raise ValueError(f"attention.normalize is {normalize!r}; expected one of {NORMALIZATIONS}")
+    flat = maps.reshape(maps.shape[0], -1)
+    mean = flat.mean(axis=1, keepdims=True)
+    if normalize == "mean":
+        flat = flat / (mean + 1e-6)
+    elif normalize == "standardize":
+        # The square root's gradient is infinite at 0, the value of a constant map.
+        flat = (flat - mean) / jnp.sqrt(flat.var(axis=1, keepdims=True) + 1e-6)
+    return jax.nn.softmax(flat, axis=1).reshape(maps.shape)
+
+
+def attention_loss_terms(
+    energies: Sequence[Array], *, normalize: str = "none", stop_gradient: bool = False
+) -> Array:
+    """Squared difference of each pair of neighbouring attention maps (equations 2 and 3).
+
+    The deeper map is resized bilinearly (half-pixel centres) to the shallower one, both go through
+    the softmax, and the squared difference is averaged over all positions.
+
+    Args:
+      energies: one `[B, H_m, W_m]` for each stage, shallow to deep (see `energy`).
+      normalize: see `spatial_softmax`.
+      stop_gradient: whether the deeper map only teaches (Hou et al. 2019) or also learns (the
+        published code).
+
+    Returns:
+      `[M - 1]`, one term for each pair, averaged over the batch. Their sum is equation 4.
+    """
+    return jnp.stack(
+        [
+            _pair_loss(shallow, deep, normalize, stop_gradient)
+            for shallow, deep in itertools.pairwise(energies)
+        ]
+    )
+
+
+def _pair_loss(shallow: Array, deep: Array, normalize: str, stop_gradient: bool) -> Array:
+    """Equation 3 for stages m and m + 1, `[B, H, W]` and `[B, H', W']`."""
+    teacher = spatial_softmax(jax.image.resize(deep, shallow.shape, "bilinear"), normalize)
+    if stop_gradient:
+        teacher = jax.lax.stop_gradient(teacher)
+    return jnp.mean((spatial_softmax(shallow, normalize) - teacher) ** 2)
+
+
+def attention_weight(
+    epoch: Array | float, *, alpha: float, start_epoch: float, ramp_epochs: float
+) -> Array:
+    """Weight of the attention loss in equation 7 at a (fractional) epoch.
+
+    Zero before `start_epoch` (table 3, E1 to E6), then rising linearly to `alpha` within
+    `ramp_epochs`; 0 ramp epochs switch it on at once.
+
+    Returns:
+      float32 scalar in [0, alpha].
+    """
+    since = jnp.asarray(epoch - start_epoch, jnp.float32)
+    if ramp_epochs > 0:
+        return alpha * jnp.clip(since / ramp_epochs, 0.0, 1.0)
+    return alpha * (since >= 0).astype(jnp.float32)

@@ -1,0 +1,74 @@
+"""The feature decoder (section 3.1.3), after LinkNet and CE-Net."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ssa_jax.layers import TransposedConv, he_normal
+
+SKIPS = ("concat", "add")
+
+
+class DecoderLayer(nn.Module):
+    """1x1 convolution, 3x3 transposed convolution (twice the size), 1x1 convolution.
+
+    BatchNorm and ReLU follow each; the middle has a quarter of the input's channels.
+    """
+
+    features: int
+    norm: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        conv = partial(nn.Conv, kernel_size=(1, 1), kernel_init=he_normal, dtype=self.dtype)
+        middle = x.shape[-1] // 4
+        x = nn.relu(self.norm(name="norm1")(conv(middle, name="conv1")(x)))
+        x = TransposedConv(middle, kernel_size=3, dtype=self.dtype, name="deconv2")(x)
+        x = nn.relu(self.norm(name="norm2")(x))
+        return nn.relu(self.norm(name="norm3")(conv(self.features, name="conv3")(x)))
+
+
+class Decoder(nn.Module):
+    """Four decoder layers with skip connections, and the head.
+
+    Attributes:
+      outputs: channels of the logits.
+      skip: 'concat' (the paper) or 'add' (the published code).
+      norm: BatchNorm constructor.
+      dtype: type of the computation; logits are float32.
+    """
+
+    outputs: int
+    skip: str
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, stages: tuple[Array, Array, Array, Array]) -> Array:
+        """Map the four stages `[B, H/4..H/32, W/4..W/32, 64..512]` to logits `[B, H, W, outputs]`.
+
+        The deepest stage comes after the spatial convolution.
+        """
+        if self.skip not in SKIPS:
+            raise ValueError(f"model.skip is {self.skip!r}; expected one of {SKIPS}")
+        *shallow, x = stages
+        for number, side in zip((4, 3, 2), reversed(shallow), strict=True):
+            x = self._layer(number, side.shape[-1])(x)
+            x = x + side if self.skip == "add" else jnp.concatenate([x, side], axis=-1)
+        x = self._layer(1, 64)(x)
+        return self._head(x)
+
+    def _layer(self, number: int, features: int) -> DecoderLayer:
+        return DecoderLayer(features, self.norm, self.dtype, name=f"layer{number}")
+
+    def _head(self, x: Array) -> Array:
+        """Back to full size: `[B, H/2, W/2, 64]` to `[B, H, W, outputs]`."""
+        conv = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=he_normal)
+        x = TransposedConv(32, kernel_size=4, dtype=self.dtype, name="head_deconv1")(x)
+        x = nn.relu(x)
+        x = nn.relu(conv(32, dtype=self.dtype, name="head_conv2")(x))
+        return conv(self.outputs, dtype=self.dtype, name="head_conv3")(x).astype(jnp.float32)

@@ -1,0 +1,109 @@
+"""The three layers whose library form is slow on some backends, written as ordinary convolutions.
+
+XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU. The
+forms here give the same numbers from operations that every backend has fast.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, lax
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def max_pool(x: Array) -> Array:
+    """3x3 maximum over windows with stride 2 and padding 1.
+
+    Args:
+      x: `[B, H, W, C]`, H and W even.
+
+    Returns:
+      `[B, H/2, W/2, C]`.
+    """
+    rows = _max_of_three(x, axis=1)
+    return _max_of_three(rows, axis=2)
+
+
+def _max_of_three(x: Array, axis: int) -> Array:
+    """Maximum of positions 2i-1, 2i, 2i+1 along `axis`, outside counted as -infinity."""
+    even = lax.slice_in_dim(x, 0, None, stride=2, axis=axis)
+    odd = lax.slice_in_dim(x, 1, None, stride=2, axis=axis)
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (1, 0)
+    before = jnp.pad(
+        lax.slice_in_dim(odd, 0, odd.shape[axis] - 1, axis=axis),
+        padding,
+        constant_values=-jnp.inf,
+    )
+    return jnp.maximum(jnp.maximum(before, even), odd)
+
+
+class TransposedConv(nn.Module):
+    """Transposed convolution that doubles height and width (stride 2, padding 1).
+
+    A stride-2 transposed convolution gives each input pixel four output pixels. Each of the four
+    sees at most 2x2 input pixels, so all four come from one 2x2 convolution with four times the
+    channels, interleaved afterwards.
+
+    Attributes:
+      features: output channels.
+      kernel_size: 3 (with output padding 1, the decoder layers) or 4 (the head).
+      dtype: type of the computation; parameters are float32.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., Array] = he_normal
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, H, W, C]` to `[B, 2H, 2W, features]`."""
+        if self.kernel_size not in (3, 4):
+            raise ValueError(f"kernel_size is {self.kernel_size}; expected 3 or 4.")
+        size = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = double_resolution(x, kernel)
+        return y + bias.reshape((1, 1, 1, -1))
+
+
+def double_resolution(x: Array, kernel: Array) -> Array:
+    """Transposed convolution with stride 2 and padding 1, as a convolution and an interleaving.
+
+    Output row 2j is `x[j-1] k[3] + x[j] k[1]`, output row 2j+1 is `x[j] k[2] + x[j+1] k[0]`; the
+    same along columns. A kernel of size 3 is one of size 4 whose last tap is zero.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[3 or 4, 3 or 4, C, F]`, tap (i, j) adds input pixel (r, c) to output pixel
+        (2r - 1 + i, 2c - 1 + j), PyTorch's convention.
+
+    Returns:
+      `[B, 2H, 2W, F]`.
+    """
+    batch, height, width, channels = x.shape
+    features = kernel.shape[-1]
+    missing = 4 - kernel.shape[0]
+    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
+    # Axes (position, phase) of the 2-tap kernels: position 0 is the earlier input pixel.
+    taps = jnp.array([[3, 2], [1, 0]])
+    pairs = kernel[taps][:, :, taps]  # [row position, row phase, column position, phase, C, F]
+    pairs = pairs.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
+    y = lax.conv_general_dilated(
+        x,
+        pairs,
+        window_strides=(1, 1),
+        padding=((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    y = y.reshape(batch, height + 1, width + 1, 2, 2, features)
+    rows = [
+        jnp.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
+        for a in (0, 1)
+    ]  # two arrays [B, H, W, 2, F]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, features)

@@ -1,0 +1,104 @@
+"""Segmentation losses (equations 6 to 8). Every one takes a weight per pixel.
+
+Each loss is averaged within a sample first and over samples last, so the mean over devices of
+equal shares of a batch is the loss of the whole batch.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ssa_jax.model import probabilities
+
+CLASS_WEIGHT_OVER = ("none", "lesion", "all")
+
+
+def one_hot(mask: Array, classes: int) -> Array:
+    """`[B, H, W]` class indices to `[B, H, W, classes]` float32."""
+    return jax.nn.one_hot(mask, classes, dtype=jnp.float32)
+
+
+def dice_loss(prob: Array, target: Array, weight: Array, smooth: float = 1.0) -> Array:
+    """Soft Dice loss (equation 6), 1 - (2I + s) / (A + B + s).
+
+    Args:
+      prob: `[B, H, W, C]` probability of each lesion class (no background).
+      target: `[B, H, W, C]`, 1 where the class is.
+      weight: `[B, H, W, 1]`, 0 leaves a pixel out.
+      smooth: s; makes the loss of an empty prediction on an empty slice 0.
+
+    Returns:
+      Scalar in [0, 1]: the mean over samples and classes.
+    """
+    both = jnp.sum(weight * prob * target, axis=(1, 2))
+    size = jnp.sum(weight * (prob + target), axis=(1, 2))
+    return jnp.mean(1 - (2 * both + smooth) / (size + smooth))
+
+
+def cross_entropy_loss(logits: Array, mask: Array, weight: Array, class_weight: Array) -> Array:
+    """Class-weighted cross entropy (equation 8, with the minus sign that the paper leaves out).
+
+    Args:
+      logits: `[B, H, W, K]`; K is 1 for one lesion class (sigmoid).
+      mask: `[B, H, W]` class index.
+      weight: `[B, H, W, 1]`, 0 leaves a pixel out.
+      class_weight: `[max(K, 2)]`, background first.
+
+    Returns:
+      Scalar: per sample the weighted sum over pixels by the sum of `weight`, then the mean.
+    """
+    if logits.shape[-1] == 1:
+        logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+    target = one_hot(mask, logits.shape[-1])
+    log_prob = jax.nn.log_softmax(logits, axis=-1)
+    classes = class_weight.reshape((1, 1, 1, -1))
+    pixel = -jnp.sum(classes * target * log_prob, axis=-1, keepdims=True)
+    total = jnp.sum(weight * pixel, axis=(1, 2, 3))
+    return jnp.mean(total / jnp.maximum(jnp.sum(weight, axis=(1, 2, 3)), 1.0))
+
+
+def segmentation_losses(
+    logits: Array, mask: Array, weight: Array, class_weight: Array
+) -> dict[str, Array]:
+    """Dice and cross entropy of a batch, by name; arguments as in `cross_entropy_loss`."""
+    prob = probabilities(logits)
+    target = one_hot(mask, prob.shape[-1])
+    return {
+        "dice": dice_loss(prob[..., 1:], target[..., 1:], weight),
+        "cross_entropy": cross_entropy_loss(logits, mask, weight, class_weight),
+    }
+
+
+def class_weights(pixels: Sequence[int], *, over: str, clip: float) -> np.ndarray:
+    """Weight 1 / (C P_c) of each class in the cross entropy (equation 8).
+
+    Args:
+      pixels: number of pixels of each class in the training set, background first.
+      over: 'lesion': C and P_c are taken over the lesion classes and the background weighs 1;
+        'all': over all classes; 'none': every class weighs 1.
+      clip: largest weight allowed; 0 for no limit.
+
+    Returns:
+      float32 `[len(pixels)]`.
+
+    Raises:
+      ValueError: a class that has to be weighted has no pixel, or an unknown `over`.
+    """
+    if over not in CLASS_WEIGHT_OVER:
+        raise ValueError(f"loss.class_weight_over is {over!r}; expected one of {CLASS_WEIGHT_OVER}")
+    weights = np.ones(len(pixels), np.float32)
+    if over == "none":
+        return weights
+    counted = slice(1, None) if over == "lesion" else slice(None)
+    counts = np.asarray(pixels, np.float64)[counted]
+    if not np.all(counts > 0):
+        raise ValueError(
+            f"The training set has {[int(n) for n in pixels]} pixels of the classes "
+            f"0..{len(pixels) - 1}; a class without pixels cannot be weighted (equation 8). "
+            "Add slices that show it or set loss.class_weight_over='none'."
+        )
+    weights[counted] = counts.sum() / (len(counts) * counts)
+    return np.minimum(weights, clip) if clip > 0 else weights

@@ -1,0 +1,97 @@
+"""The feature encoder: ResNet34's four residual stages (section 3.1.1, figure 2)."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ssa_jax.layers import he_normal, max_pool
+
+ENCODERS = ("published", "torchvision")
+STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks and channels of each stage
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm and a shortcut (He et al. 2016).
+
+    Attributes:
+      features: output channels.
+      stride: of the first convolution and of the shortcut.
+      project: whether the shortcut is a 1x1 convolution with BatchNorm.
+      first_bias: whether the first convolution has a bias (the published code's has).
+    """
+
+    features: int
+    stride: int
+    project: bool
+    first_bias: bool
+    norm: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        conv = partial(nn.Conv, kernel_init=he_normal, dtype=self.dtype)
+        stride = (self.stride, self.stride)
+        pad = ((1, 1), (1, 1))
+        y = conv(self.features, (3, 3), stride, pad, use_bias=self.first_bias, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y))
+        y = conv(self.features, (3, 3), padding=pad, use_bias=False, name="conv2")(y)
+        y = self.norm(name="norm2")(y)
+        if self.project:
+            x = conv(self.features, (1, 1), stride, "VALID", use_bias=False, name="shortcut")(x)
+            x = self.norm(name="shortcut_norm")(x)
+        return nn.relu(y + x)
+
+
+class ResNet34(nn.Module):
+    """ResNet34 without its classifier.
+
+    Attributes:
+      variant: 'published' (the authors' code: each block's first convolution has a bias and
+        stage 1 starts with a projection) or 'torchvision' (so ImageNet weights fit).
+      norm: BatchNorm constructor.
+      dtype: type of the computation.
+    """
+
+    variant: str
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array, Array, Array]:
+        """Map `[B, H, W, C]` to the outputs of the four stages.
+
+        Returns:
+          `[B, H/4, W/4, 64]`, `[B, H/8, W/8, 128]`, `[B, H/16, W/16, 256]` and
+          `[B, H/32, W/32, 512]`.
+        """
+        if self.variant not in ENCODERS:
+            raise ValueError(f"model.encoder is {self.variant!r}; expected one of {ENCODERS}")
+        published = self.variant == "published"
+        x = nn.Conv(
+            64,
+            (7, 7),
+            (2, 2),
+            ((3, 3), (3, 3)),
+            use_bias=False,
+            kernel_init=he_normal,
+            dtype=self.dtype,
+            name="stem",
+        )(x)
+        x = max_pool(nn.relu(self.norm(name="stem_norm")(x)))
+        outputs = []
+        for stage, (blocks, features) in enumerate(STAGES, start=1):
+            for block in range(1, blocks + 1):
+                x = ResidualBlock(
+                    features,
+                    stride=2 if block == 1 and stage > 1 else 1,
+                    project=block == 1 and (stage > 1 or published),
+                    first_bias=published,
+                    norm=self.norm,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{block}",
+                )(x)
+            outputs.append(x)
+        return tuple(outputs)  # type: ignore[return-value]

@@ -1,0 +1,114 @@
+"""The whole network against the authors' PyTorch network, forward, losses and gradients."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssa_jax.attention import attention_loss_terms
+from ssa_jax.model import SSANet
+from ssa_jax.torch_weights import convert, torch_name
+from tests import golden_numbers as golden
+
+MODEL = SSANet(outputs=1, encoder="published", skip="add")
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return golden.network()
+
+
+@pytest.fixture(scope="module")
+def variables(theirs):
+    image = golden.nhwc(theirs["x_nchw"])
+    shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), image, train=False))
+    conversion = convert(golden.state_dict(), shapes)
+    assert not (conversion.missing or conversion.extra or conversion.misshapen)
+    return conversion.variables
+
+
+def run(variables, theirs, train):
+    image = jnp.asarray(golden.nhwc(theirs["x_nchw"]))
+    return MODEL.apply(variables, image, train, mutable=["intermediates", "batch_stats"])
+
+
+def published_dice(prob, mask):
+    """The published form: 1 added to the intersection inside the factor 2."""
+    prob, mask = prob.reshape(prob.shape[0], -1), mask.reshape(mask.shape[0], -1)
+    both, size = (prob * mask).sum(1), prob.sum(1) + mask.sum(1)
+    return 1 - (2 * (both + 1) / (size + 1)).mean()
+
+
+def losses(params, variables, theirs):
+    """Published Dice and the attention terms in training mode."""
+    prediction, _ = run({**variables, "params": params}, theirs, train=True)
+    mask = jnp.asarray(golden.nhwc(theirs["mask_nchw"]))
+    dice = published_dice(jax.nn.sigmoid(prediction.logits), mask)
+    return dice, attention_loss_terms(prediction.attention)
+
+
+def test_parameter_count_of_the_published_network():
+    image = jnp.zeros((1, 64, 64, 2))
+    params = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), image, train=False))["params"]
+    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params)) == 31_098_945
+
+
+def test_inference_mode(variables, theirs):
+    prediction, state = run(variables, theirs, train=False)
+    seen = state["intermediates"]
+    prob = jax.nn.sigmoid(prediction.logits)
+    terms = attention_loss_terms(prediction.attention)
+    dice = published_dice(prob, golden.nhwc(theirs["mask_nchw"]))
+    relative = golden.relative_error
+    assert relative(seen["e4"][0], golden.nhwc(theirs["eval_e4"])) < 1e-4
+    after = golden.nhwc(theirs["eval_e4_after_spatial_conv"])
+    assert relative(seen["e4_after_spatial_conv"][0], after) < 1e-4
+    assert relative(prob, golden.nhwc(theirs["eval_prob"])) < 1e-4
+    np.testing.assert_allclose(terms, theirs["eval_distill_terms"], rtol=1e-4)
+    np.testing.assert_allclose(terms.sum(), theirs["eval_distill"], rtol=1e-4)
+    np.testing.assert_allclose(dice, theirs["eval_dice_loss"], rtol=1e-4)
+
+
+def test_training_mode_and_gradients(variables, theirs):
+    params = variables["params"]
+
+    def total(params):
+        dice, terms = losses(params, variables, theirs)
+        return dice + 0.1 * terms.sum()
+
+    prediction, _ = run(variables, theirs, train=True)
+    prob = jax.nn.sigmoid(prediction.logits)
+    assert golden.relative_error(prob, golden.nhwc(theirs["train_prob"])) < 1e-4
+    loss, gradients = jax.value_and_grad(total)(params)
+    np.testing.assert_allclose(loss, theirs["train_total_loss"], rtol=1e-4)
+    check_gradient_norms(gradients, theirs, "train_grad_norms")
+
+
+def test_gradients_of_the_attention_loss_alone(variables, theirs):
+    def distill(params):
+        return losses(params, variables, theirs)[1].sum()
+
+    loss, gradients = jax.value_and_grad(distill)(variables["params"])
+    np.testing.assert_allclose(loss, theirs["train_distill"], rtol=1e-4)
+    check_gradient_norms(gradients, theirs, "distill_grad_norms")
+
+
+def check_gradient_norms(gradients, theirs, which):
+    """Norms agree to 1e-3, except those that are zero in exact arithmetic.
+
+    A bias right before a BatchNorm has no gradient but rounding: its norm is far below the rest.
+    """
+    expected = dict(zip(theirs["train_grad_names"].tolist(), theirs[which], strict=True))
+    largest = max(expected.values())
+    seen = set()
+    for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
+        name = torch_name(path, "published")
+        seen.add(name)
+        norm = float(jnp.linalg.norm(gradient.ravel()))
+        assert abs(norm - expected[name]) <= 1e-3 * expected[name] + 1e-7 * largest, (
+            name,
+            norm,
+            expected[name],
+        )
+    assert seen == set(expected)
