@@ -112,20 +112,23 @@ def _flip(example: Example, horizontal: bool, vertical: bool) -> Example:
 def _resample(example: Example, angle: float, factor: float) -> Example:
     """Turn by `angle` radians (clockwise as displayed) and enlarge about the picture's middle.
 
-    Intensity is bilinear; lung mask, labels and weight take the nearest pixel.
+    Intensity is bilinear; lung mask, labels and weight take the nearest pixel. The two round
+    differently on the very rim: only where the intensity has a source does anything count.
     """
     image = example["image"]
     affine = _affine(angle, factor, image.shape[0])
+    ones = np.ones(image.shape[:2], np.float32)
+    seen = _transform(ones, affine, Image.Resampling.BILINEAR) > 0
+
+    def nearest(array: NDArray) -> NDArray:
+        return _transform(array, affine, Image.Resampling.NEAREST) * seen
+
     channels = [_transform(image[..., 0], affine, Image.Resampling.BILINEAR)]
-    channels += [
-        _transform(image[..., c], affine, Image.Resampling.NEAREST)
-        for c in range(1, image.shape[2])
-    ]
-    weight = _transform(example["weight"][..., 0], affine, Image.Resampling.NEAREST)
+    channels += [nearest(image[..., c]) for c in range(1, image.shape[2])]
     return {
         "image": np.stack(channels, axis=-1),
-        "mask": _transform(example["mask"], affine, Image.Resampling.NEAREST),
-        "weight": weight[..., None],
+        "mask": nearest(example["mask"]),
+        "weight": nearest(example["weight"][..., 0])[..., None],
     }
 
 

@@ -98,7 +98,7 @@ def train_iterator(
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     if augmentation is not None:
         stream = stream.random_map(partial(augment, settings=augmentation))
-    stream = stream[shard_index::shard_count].batch(batch_size)
+    stream = stream[shard_index::shard_count].batch(batch_size, drop_remainder=True)
     options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
     return iter(stream.to_iter_dataset(options))
 
