@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 _HEADER = ["step", "name", "value"]
@@ -117,7 +117,7 @@ class MetricWriter:
         with _naming(self._path):
             self._lines.writerows((step, name, repr(float(v))) for name, v in values.items())
             for name, value in values.items():
-                scalar = summary.scalar(name, float(value))
+                scalar = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])
                 self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
             self.flush()
 

@@ -97,8 +97,8 @@ def test_resume_drops_later_steps_everywhere(tmp_path: Path) -> None:
         for step in range(6):
             writer.write(step, {"loss": float(step)})
     with MetricWriter(tmp_path, resume_step=3) as writer:
-        writer.write(4, {"loss": 40.0})
-    expected = [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+        writer.write(5, {"loss": 50.0})
+    expected = [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (5, 50.0)]
     assert read_metrics(tmp_path / "metrics.csv")["loss"] == expected
     assert shown(tmp_path)["loss"] == dict(expected)
 

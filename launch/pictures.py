@@ -1,0 +1,359 @@
+"""Pictures of slices, predictions, attention and training curves (numpy in, PNG out).
+
+Figures are drawn on their own Agg canvas, never through pyplot, so that no state is shared.
+Ground-glass is red and consolidation green as in the paper's figure 1, in the vermilion and
+bluish green of Okabe and Ito, which stay apart for colour-blind readers; a single class is blue
+in the truth and vermilion in the prediction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from launch.writer import read_metrics, replacing
+
+_CLASS_COLORS = ("#f04e23", "#00c08b", "#56b4e9", "#f0e442", "#cc79a7")
+_SINGLE_TRUTH = "#3fa7f0"
+_CURVE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_INK, _QUIET, _GRID = "#1b1b1b", "#666666", "#e3e3e3"
+_FILL = 0.35  # opacity of a class over the slice
+_PANEL = 1.7  # width of a panel, inches
+_GAP = 0.05
+_DPI = 160
+_SMOOTH_ABOVE = 200  # points; a longer training curve also gets a running mean
+
+
+@dataclass(frozen=True)
+class SlicePicture:
+    """What one row of a picture shows, on the slice's own grid.
+
+    Attributes:
+        image: `[H, W]`, float in [0, 1] or uint8.
+        truth: integer class labels `[H, W]`, 0 background; None where there is none.
+        prediction: integer class labels `[H, W]`.
+        attention: the encoder's four maps `[h, w]`, shallow to deep, any size, each covering
+            exactly the slice (the network grid's padding cropped off).
+        title: the slice's name, perhaps with its score.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray | None
+    prediction: np.ndarray
+    attention: Sequence[np.ndarray]
+    title: str
+
+
+def overlay_figure(
+    path: Path,
+    *,
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    attention: Sequence[np.ndarray],
+    title: str,
+    class_names: Sequence[str],
+) -> None:
+    """Writes one row of panels: slice, truth, prediction, attention maps (section 3.1.1).
+
+    Truth and prediction are filled and outlined over the slice. Each attention map is stretched
+    to the slice by bilinear interpolation and to its own range, so maps compare in shape only;
+    a thin outline repeats the truth (the prediction where there is none). Without truth its
+    panel is left out. The arguments are the fields of `SlicePicture`.
+
+    Args:
+        path: PNG file to write, atomically.
+        class_names: names of the classes 1, 2, ..., five at most.
+
+    Raises:
+        ValueError: shapes that differ, labels outside 0..len(class_names), an image that is
+            neither uint8 nor a float in [0, 1], a map that is not finite.
+        OSError: the disk refuses.
+    """
+    row = SlicePicture(image, truth, prediction, attention, title)
+    contact_sheet(path, [row], class_names=class_names)
+
+
+def contact_sheet(path: Path, rows: Sequence[SlicePicture], *, class_names: Sequence[str]) -> None:
+    """Writes several slices below each other with one legend, panels as in `overlay_figure`.
+
+    Args:
+        path: PNG file to write, atomically.
+        rows: one slice or more, all with equally many attention maps. Where some have a truth,
+            the panel of the others stays empty.
+        class_names: names of the classes 1, 2, ..., five at most.
+
+    Raises:
+        ValueError: as `overlay_figure`; no rows, or rows with different numbers of maps.
+        OSError: the disk refuses.
+    """
+    maps = sorted({len(row.attention) for row in rows})
+    if len(maps) != 1:
+        raise ValueError(
+            f"{path.name}: rows have {maps} attention maps; give one row or more, each with as many"
+        )
+    for row in rows:
+        _check(row, len(class_names))
+    with_truth = any(row.truth is not None for row in rows)
+    captions = ["slice", *(["truth"] if with_truth else []), "prediction"]
+    captions += [f"attention {stage}" for stage in range(1, maps[0] + 1)]
+    panels = [_panels(row, len(class_names), with_truth) for row in rows]
+    figure = _grid(panels, captions, [row.title for row in rows])
+    _legend(figure, class_names, with_truth)
+    _save(figure, path)
+
+
+def curves_figure(path: Path, csv_path: Path) -> None:
+    """Writes the training curves in a `metrics.csv`: losses, DSC, learning rate, over the step.
+
+    A name goes to the panel whose word ("loss", "dsc", "learning_rate") its last part holds;
+    other names are not drawn, nor are values that are not finite. A long loss is drawn faint
+    with its running mean over it. The best validation DSC is marked.
+
+    Args:
+        path: PNG file to write, atomically.
+        csv_path: what `launch.writer.MetricWriter` wrote.
+
+    Raises:
+        ValueError: the file is not such a one, or holds nothing to draw.
+        FileNotFoundError: it is not there.
+        OSError: the disk refuses.
+    """
+    series = read_metrics(csv_path)
+    groups = {"loss": "loss", "dsc": "DSC", "learning_rate": "learning rate"}
+    chosen = {
+        title: {name: points for name, points in series.items() if word in name.rpartition("/")[2]}
+        for word, title in groups.items()
+    }
+    chosen = {title: curves for title, curves in chosen.items() if curves}
+    if not chosen:
+        raise ValueError(
+            f"{csv_path} has no loss, dsc or learning_rate in {sorted(series)}; train for a step"
+        )
+    figure = Figure(figsize=(3.5 * len(chosen), 2.7), dpi=_DPI, layout="constrained")
+    for position, (title, curves) in enumerate(chosen.items(), start=1):
+        _curves(figure.add_subplot(1, len(chosen), position), title, curves)
+    _save(figure, path)
+
+
+def _check(row: SlicePicture, classes: int) -> None:
+    shape = row.image.shape
+    if row.image.ndim != 2:
+        raise ValueError(f"{row.title}: image has shape {list(shape)}, expected [H, W]")
+    _unit_range(row)
+    if not 1 <= classes <= len(_CLASS_COLORS):
+        raise ValueError(f"{classes} class names; give 1 to {len(_CLASS_COLORS)}")
+    for name, labels in (("truth", row.truth), ("prediction", row.prediction)):
+        if labels is None:
+            continue
+        if labels.shape != shape:
+            raise ValueError(
+                f"{row.title}: {name} has shape {list(labels.shape)}, the image {list(shape)}; "
+                "bring it to the slice's own grid"
+            )
+        if labels.min() < 0 or labels.max() > classes:
+            raise ValueError(
+                f"{row.title}: {name} has labels {labels.min()} to {labels.max()}, expected 0 to "
+                f"{classes}"
+            )
+    for stage, weights in enumerate(row.attention, start=1):
+        if weights.ndim != 2 or not np.isfinite(weights).all():
+            raise ValueError(
+                f"{row.title}: attention {stage} has shape {list(weights.shape)}, expected finite "
+                "[h, w]"
+            )
+
+
+def _unit_range(row: SlicePicture) -> np.ndarray:
+    """The image as float `[H, W]` in [0, 1]."""
+    if row.image.dtype == np.uint8:
+        return row.image / 255.0
+    if not np.issubdtype(row.image.dtype, np.floating):
+        raise ValueError(f"{row.title}: image is {row.image.dtype}, expected uint8 or float")
+    low, high = float(row.image.min()), float(row.image.max())
+    if not (low >= 0 and high <= 1):  # also false for NaN
+        raise ValueError(f"{row.title}: image spans {low:g} to {high:g}, expected 0 to 1")
+    return row.image.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """RGB `[H, W, 3]` in [0, 1] and the outlines over it: (mask, colour, width in points)."""
+
+    picture: np.ndarray
+    outlines: Sequence[tuple[np.ndarray, str, float]] = ()
+
+
+def _panels(row: SlicePicture, classes: int, with_truth: bool) -> list[_Panel | None]:
+    gray = np.repeat(_unit_range(row)[..., None], 3, axis=-1)
+    panels: list[_Panel | None] = [_Panel(gray)]
+    if with_truth:
+        colors = _truth_colors(classes)
+        panels.append(None if row.truth is None else _overlay(gray, row.truth, colors))
+    panels.append(_overlay(gray, row.prediction, _CLASS_COLORS))
+    lesion = (row.prediction if row.truth is None else row.truth) > 0
+    for weights in row.attention:
+        heat = colormaps["inferno"](_stretch(weights, lesion.shape))[..., :3]
+        panels.append(_Panel(heat, [(lesion, "white", 0.5)]))
+    return panels
+
+
+def _truth_colors(classes: int) -> Sequence[str]:
+    return (_SINGLE_TRUTH,) if classes == 1 else _CLASS_COLORS
+
+
+def _overlay(gray: np.ndarray, labels: np.ndarray, colors: Sequence[str]) -> _Panel:
+    picture = gray.copy()
+    outlines = []
+    for index in range(1, int(labels.max()) + 1):
+        mask, color = labels == index, colors[index - 1]
+        picture[mask] = (1 - _FILL) * picture[mask] + _FILL * np.array(to_rgb(color))
+        outlines.append((mask, color, 0.9))
+    return _Panel(picture, outlines)
+
+
+def _stretch(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A map `[h, w]` on the slice's grid `[H, W]`, bilinear, its range stretched to [0, 1]."""
+    values = weights.astype(np.float64)
+    span = np.ptp(values)
+    values = (values - values.min()) / (span if span > 0 else 1.0)
+    resized = Image.fromarray(values.astype(np.float32)).resize(
+        (shape[1], shape[0]), Image.Resampling.BILINEAR
+    )
+    return np.clip(np.asarray(resized), 0, 1)
+
+
+def _grid(
+    rows: Sequence[Sequence[_Panel | None]], captions: Sequence[str], titles: Sequence[str]
+) -> Figure:
+    """Rows of equally wide panels, captions over the columns, a title over each row."""
+    head, label, foot = 0.27, 0.22, 0.32
+    ratios = [row[0].picture.shape[0] / row[0].picture.shape[1] for row in rows if row[0]]
+    heights = [_PANEL * float(np.clip(ratio, 0.5, 1.5)) for ratio in ratios]
+    width = len(captions) * (_PANEL + _GAP) + _GAP
+    total = head + sum(heights) + len(rows) * label + foot
+    figure = Figure(figsize=(width, total), dpi=_DPI, facecolor="white")
+    lefts = [_GAP + column * (_PANEL + _GAP) for column in range(len(captions))]
+    for left, caption in zip(lefts, captions, strict=True):
+        at = ((left + _PANEL / 2) / width, 1 - 0.16 / total)
+        figure.text(*at, caption, ha="center", va="center", fontsize=9, color=_INK)
+    top = total - head
+    for row, title, height in zip(rows, titles, heights, strict=True):
+        at = (_GAP / width, (top - label / 2) / total)
+        figure.text(*at, title, ha="left", va="center", fontsize=7.5, color=_QUIET)
+        top -= label + height
+        for left, panel in zip(lefts, row, strict=True):
+            box = (left / width, top / total, _PANEL / width, height / total)
+            if panel is not None:
+                _show(figure.add_axes(box), panel)
+    return figure
+
+
+def _show(axes: Axes, panel: _Panel) -> None:
+    axes.set_axis_off()
+    axes.imshow(panel.picture, interpolation="bilinear")
+    for mask, color, width in panel.outlines:
+        if mask.any() and not mask.all():
+            axes.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=[width])
+
+
+def _legend(figure: Figure, class_names: Sequence[str], with_truth: bool) -> None:
+    if len(class_names) == 1:
+        name = class_names[0]
+        entries = {f"{name}, truth": _SINGLE_TRUTH} if with_truth else {}
+        entries[f"{name}, prediction"] = _CLASS_COLORS[0]
+    else:
+        entries = dict(zip(class_names, _CLASS_COLORS, strict=False))
+    handles = [
+        Patch(facecolor=(*to_rgb(color), _FILL + 0.2), edgecolor=color, label=name)
+        for name, color in entries.items()
+    ]
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+        labelcolor=_INK,
+        bbox_to_anchor=(0.0, 0.0),
+        borderaxespad=0.2,
+        handlelength=1.4,
+    )
+    outline = "truth (prediction where none)" if with_truth else "prediction"
+    figure.text(
+        1 - _GAP / figure.get_figwidth(),
+        0.16 / figure.get_figheight(),
+        f"attention: each map from its least (black) to its most; white outline: {outline}",
+        ha="right",
+        va="center",
+        fontsize=7.5,
+        color=_QUIET,
+    )
+
+
+def _curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
+    axes.set_xlabel("step", fontsize=8, color=_QUIET)
+    for index, (name, points) in enumerate(sorted(curves.items())):
+        steps, values = np.array(points, dtype=np.float64).T
+        finite = np.isfinite(values)
+        steps, values = steps[finite], values[finite]
+        color = _CURVE_COLORS[index % len(_CURVE_COLORS)]
+        long = len(values) > _SMOOTH_ABOVE and title == "loss"
+        marker = "o" if len(values) < 2 else None
+        best = None
+        if title == "DSC" and name.startswith("validation") and len(values):
+            best = int(values.argmax())
+            name += f", best {values[best]:.3f}"
+        axes.plot(
+            steps,
+            values,
+            color=color,
+            alpha=0.2 if long else 1,
+            linewidth=0.7 if long else 1.4,
+            marker=marker,
+            label=None if long else name,
+        )
+        if long:
+            axes.plot(steps, _running_mean(values), color=color, linewidth=1.5, label=name)
+        if best is not None:
+            axes.plot(steps[best], values[best], "o", color=color, markersize=4)
+    _dress(axes, title, len(curves))
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the window around each point, shorter at the ends."""
+    half = max(len(values) // 50, 1)
+    sums = np.concatenate([[0.0], values.cumsum()])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _dress(axes: Axes, title: str, curves: int) -> None:
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=7.5, colors=_QUIET, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_QUIET)
+    low, high = axes.get_ylim()
+    if title == "DSC":
+        axes.set_ylim(min(low, 0.0), max(high, 1.0))
+    elif title == "loss" and low > -0.1 * high:
+        axes.set_ylim(0.0, high)
+    if title != "learning rate" or curves > 1:
+        axes.legend(fontsize=7.5, frameon=False, labelcolor=_INK)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
