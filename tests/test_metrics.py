@@ -191,8 +191,8 @@ def test_hd95_between_medpys_percentiles(
     # measures between centres of border voxels, not between surface elements at voxel corners.
     # Corners lie within half a voxel's diagonal of a border voxel's centre and the reverse, so
     # distances differ by one diagonal at most: that bounds the value from above by the largest
-    # distance. The other bounds are looser than theory gives for equal weights and were seen to
-    # hold for these seeds; the exact check is the loop over contour elements above.
+    # distance. The lower bound would follow if all elements weighed alike; it and the last line
+    # were observed for these seeds. The exact check is the loop over contour elements above.
     truth, prediction = blob_pair(shape, seed)
     diagonal = math.hypot(*spacing)
     low = medpy.hd95(prediction, truth, voxelspacing=spacing)
