@@ -44,9 +44,8 @@ def _max_of_three(x: Array, axis: int) -> Array:
 class TransposedConv(nn.Module):
     """Transposed convolution that doubles height and width (stride 2, padding 1).
 
-    A stride-2 transposed convolution gives each input pixel four output pixels. Each of the four
-    sees at most 2x2 input pixels, so all four come from one 2x2 convolution with four times the
-    channels, interleaved afterwards.
+    Each input pixel becomes four output pixels. An ordinary 3x3 convolution with four times the
+    channels makes all four, and they are interleaved afterwards.
 
     Attributes:
       features: output channels.
@@ -88,22 +87,18 @@ def double_resolution(x: Array, kernel: Array) -> Array:
     """
     batch, height, width, channels = x.shape
     features = kernel.shape[-1]
-    missing = 4 - kernel.shape[0]
-    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
-    # Axes (position, phase) of the 2-tap kernels: position 0 is the earlier input pixel.
-    taps = jnp.array([[3, 2], [1, 0]])
-    pairs = kernel[taps][:, :, taps]  # [row position, row phase, column position, phase, C, F]
-    pairs = pairs.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
+    missing = 5 - kernel.shape[0]
+    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))  # tap 4 is zero
+    # Which tap brings input j-1, j, j+1 (rows of the table) to output 2j and 2j+1 (columns).
+    taps = jnp.array([[3, 4], [1, 2], [4, 0]])
+    phases = kernel[taps][:, :, taps]  # [row, row phase, column, column phase, C, F]
+    phases = phases.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, channels, 4 * features)
     y = lax.conv_general_dilated(
         x,
-        pairs,
+        phases,
         window_strides=(1, 1),
         padding=((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    y = y.reshape(batch, height + 1, width + 1, 2, 2, features)
-    rows = [
-        jnp.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
-        for a in (0, 1)
-    ]  # two arrays [B, H, W, 2, F]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, features)
+    y = y.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(batch, 2 * height, 2 * width, features)

@@ -81,7 +81,7 @@ class SSANet(nn.Module):
             axis_name=self.axis_name,
         )
         stages = ResNet34(self.encoder, norm, self.dtype, name="encoder")(image.astype(self.dtype))
-        *shallow, deepest = stages
+        e1, e2, e3, deepest = stages
         self.sow("intermediates", "e4", deepest)
         attention = tuple(energy(stage, self.attention_power) for stage in stages)
         if self.spatial_conv:
@@ -90,7 +90,7 @@ class SSANet(nn.Module):
             )(deepest)
         self.sow("intermediates", "e4_after_spatial_conv", deepest)
         logits = Decoder(self.outputs, self.skip, norm, self.dtype, name="decoder")(
-            (*shallow, deepest)
+            (e1, e2, e3, deepest)
         )
         return Prediction(logits, attention)
 

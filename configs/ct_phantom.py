@@ -1,0 +1,20 @@
+"""The embedded phantoms: what `make demo` trains, small enough for two CPU cores."""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """A few minutes on two CPU cores."""
+    config = base.get_config()
+    config.data.validation_split = "validation"
+    config.data.image_size = 96
+    config.optim.warmup_epochs = 1.0
+    config.optim.weight_decay = 1e-2
+    config.optim.clip_norm = 1.0
+    config.optim.average_decay = 0.98
+    config.loss.cross_entropy = 0.5
+    config.train.batch_size = 8
+    config.train.epochs = 10
+    return config

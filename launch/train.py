@@ -1,0 +1,175 @@
+"""Train a network: `python -m launch.train --config configs/covid_semiseg.py --workdir W`.
+
+Fields change on the command line: `--config.train.epochs=20`. Interrupted (Ctrl-C, SIGTERM, power),
+the same command goes on from the last checkpoint and ends with the same bits.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import clu.parameter_overview
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from input_pipeline import datasets
+from input_pipeline.loader import eval_batches, train_iterator
+from input_pipeline.preprocess import from_grid
+from launch import command, setup
+from launch.writer import MetricWriter, progress, replacing
+from ssa_jax.checkpoint import Checkpoints
+from ssa_jax.evaluate import mean_dsc, predict_slices
+from ssa_jax.inference import make_predict
+from ssa_jax.state import TrainState, Variables, init_state
+from ssa_jax.steps import AXIS, make_train_step, map_step
+from ssa_jax.train import fit
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and curves.")
+QUIET = flags.DEFINE_bool("quiet", False, "Show no progress.")
+
+
+def main(arguments: list[str]) -> None:
+    """Read the flags and train."""
+    config = parse_flags(arguments)
+    data_dir = Path(config.data.data_dir).expanduser().absolute()
+    with config.unlocked():
+        config.data.data_dir = str(data_dir)
+    state = train(config, Path(WORKDIR.value), quiet=QUIET.value)
+    print(f"Trained to step {int(state.step)}: {WORKDIR.value}")
+
+
+def parse_flags(arguments: list[str]) -> ConfigDict:
+    """The configuration of the command line.
+
+    Raises:
+      ValueError: a flag or field that does not exist or has the wrong type.
+    """
+    try:
+        rest = flags.FLAGS([sys.argv[0], *arguments])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, FileNotFoundError) as error:
+        raise ValueError(f"{error} (--helpfull lists the flags)") from error
+    if rest:
+        raise ValueError(f"{rest[0]!r}: not a flag; expected --name=value")
+    if not WORKDIR.value or CONFIG.value is None:
+        raise ValueError("--config and --workdir are both needed")
+    return CONFIG.value
+
+
+def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
+    """Train to the end, from the workdir's last checkpoint where there is one."""
+    preprocessing = setup.preprocessing(config)
+    augmentation = setup.augmentation(config)
+    local_batch = _local_batch(config.train.batch_size)
+    source = Path(config.data.source_dir) if config.data.source_dir else None
+    datasets.build(
+        config.data.name,
+        source_dir=source,
+        data_dir=Path(config.data.data_dir),
+        task=config.data.task,
+    )
+    model = setup.build_model(config, AXIS)
+    setup.save_config(config, workdir)
+    training, validation = setup.training_slices(config, workdir)
+    steps_per_epoch = -(-len(training) // config.train.batch_size)
+    schedule, optimizer = setup.optimizer(config, steps_per_epoch)
+    step = make_train_step(
+        model,
+        optimizer,
+        setup.loss_settings(config, training),
+        steps_per_epoch=steps_per_epoch,
+        average_decay=config.optim.average_decay,
+    )
+    variables = initial_variables(config)
+    _write_overview(workdir, variables)
+    state = init_state(variables, optimizer, average=config.optim.average_decay > 0)
+    predict = make_predict(model, flip=config.eval.flip)
+
+    def validate(current: Variables) -> float:
+        batches = eval_batches(validation, preprocessing, batch_size=config.eval.batch_size)
+        predictions = predict_slices(predict, current, batches, from_grid)
+        return mean_dsc(predictions, len(setup.class_names(config)))
+
+    checkpoints = Checkpoints(workdir)
+    start = checkpoints.last_step or 0
+    total = config.train.epochs * steps_per_epoch
+    batches = train_iterator(
+        training,
+        preprocessing,
+        augmentation,
+        batch_size=local_batch,
+        seed=config.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+    with (
+        MetricWriter(workdir, resume_step=start) as writer,
+        progress(total, initial=start, quiet=quiet) as bar,
+    ):
+
+        def report(step: int, values: dict[str, float]) -> None:
+            update = step // config.optim.accumulate_steps
+            writer.write(step, values | {"learning_rate": float(schedule(update))})
+            if "validation/dsc" in values:
+                bar.set_postfix_str(f"validation DSC {values['validation/dsc']:.3f}")
+
+        try:
+            return fit(
+                state,
+                map_step(step, config.train.mapping),
+                batches,
+                checkpoints,
+                epochs=config.train.epochs,
+                steps_per_epoch=steps_per_epoch,
+                validate_every=config.train.validate_every,
+                validate=validate,
+                report=report,
+                ticks=lambda step: bar.update(step - bar.n),
+                stop_requested=_stop_flag(),
+            )
+        finally:
+            checkpoints.close()
+
+
+def initial_variables(config: ConfigDict) -> Variables:
+    """Fresh variables, or those of `train.init_from`."""
+    if not config.train.init_from:
+        return setup.fresh_variables(config)
+    return setup.trained_variables(config, Path(config.train.init_from), "best")[0]
+
+
+def _local_batch(batch_size: int) -> int:
+    """This process's share of the global batch."""
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(
+            f"train.batch_size is {batch_size}; expected a positive multiple of the {devices} devices."
+        )
+    return batch_size // jax.process_count()
+
+
+def _write_overview(workdir: Path, variables: Variables) -> None:
+    """Every parameter's name, shape and size, for people to read."""
+    text = clu.parameter_overview.get_parameter_overview(variables["params"])
+    with replacing(workdir / "parameters.txt") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _stop_flag() -> Callable[[], bool]:
+    """Asks whether SIGTERM or Ctrl-C came since; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return lambda: bool(asked)
+
+
+if __name__ == "__main__":
+    command.run(main, sys.argv[1:])

@@ -1,0 +1,171 @@
+"""The training loop: steps, validation, checkpoints; interruptible, resumable to the same bits."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssa_jax.checkpoint import Checkpoints
+from ssa_jax.state import TrainState, Variables
+from ssa_jax.steps import MappedStep, TrainMetrics
+
+
+class Batches(Protocol):
+    """An endless iterator of batches whose position can be saved and restored."""
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> Any:
+        """JSON-serialisable position."""
+
+    def set_state(self, state: Any) -> None:
+        """Go to a position that `get_state` gave."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient is not finite."""
+
+
+class Interrupted(Exception):
+    """The training was asked to stop; its state is saved."""
+
+
+class Meter:
+    """Metrics of the steps of an epoch; looks at a step's numbers only once the next one runs."""
+
+    def __init__(self, fetch: Callable[[Any], Any]) -> None:
+        self._fetch = fetch
+        self._pending: tuple[int, TrainMetrics] | None = None
+        self._total: TrainMetrics | None = None
+
+    def push(self, step: int, metrics: TrainMetrics) -> None:
+        """Take a step's metrics (on the devices) and count the previous step's."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Count the pending step.
+
+        Raises:
+          TrainingDiverged: its loss or gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        metrics = self._fetch(metrics)
+        values = {name: float(value) for name, value in metrics.compute().items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise TrainingDiverged(
+                f"Step {step}: the loss or its gradient is not finite ({terms}). The last good "
+                "checkpoint is kept. Lower optim.learning_rate, set optim.clip_norm, or use "
+                "float32."
+            )
+        self._total = metrics if self._total is None else self._total.merge(metrics)
+
+    def summary(self) -> dict[str, float]:
+        """Means over the steps counted so far."""
+        assert self._total is not None
+        return {name: float(value) for name, value in self._total.compute().items()}
+
+    def reset(self) -> None:
+        """Start an epoch."""
+        self._total = None
+
+    def get_state(self) -> list[float] | None:
+        """The sums as exact numbers."""
+        if self._total is None:
+            return None
+        return [float(x) for x in jax.tree.leaves(self._total)]
+
+    def set_state(self, sums: list[float] | None) -> None:
+        """Go on from sums that `get_state` gave."""
+        like = TrainMetrics.empty()
+        leaves, structure = jax.tree.flatten(like)
+        if sums is not None:
+            cast = [jnp.asarray(x, leaf.dtype) for x, leaf in zip(sums, leaves, strict=True)]
+            self._total = jax.tree.unflatten(structure, cast)
+
+
+def fit(
+    state: TrainState,
+    mapped: MappedStep,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    validate_every: int,
+    validate: Callable[[Variables], float],
+    report: Callable[[int, dict[str, float]], None],
+    ticks: Callable[[int], Any],
+    stop_requested: Callable[[], bool],
+) -> TrainState:
+    """Train to the end, from the last checkpoint where there is one.
+
+    Args:
+      state: initial state on the host; also the pattern of a checkpoint.
+      mapped: the step, see `steps.map_step`.
+      batches: endless and resumable.
+      checkpoints: of the workdir.
+      epochs: length of the training.
+      steps_per_epoch: steps between two reports.
+      validate_every: epochs between two validations and checkpoints.
+      validate: gives the validation DSC of variables on the host, nan where it is undefined.
+      report: takes (step, values by name) after each epoch.
+      ticks: called with the step after each step (a progress bar).
+      stop_requested: asked after each step.
+
+    Returns:
+      The final state on the host.
+
+    Raises:
+      TrainingDiverged: the loss is not finite; nothing was saved after the last good checkpoint.
+      Interrupted: `stop_requested` said so; the state is saved at the step it stopped at.
+    """
+    meter = Meter(mapped.fetch)
+    best = -math.inf
+    if checkpoints.last_step is not None:
+        state, progress = checkpoints.restore_last(state)
+        batches.set_state(progress["batches"])
+        meter.set_state(progress["sums"])
+        best = progress["best"]
+    step = int(state.step)
+    placed = mapped.place_state(state)
+
+    def save() -> TrainState:
+        host = mapped.fetch(placed)
+        checkpoints.save_last(
+            host, {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
+        )
+        return host
+
+    while step < epochs * steps_per_epoch:
+        placed, metrics = mapped.step(placed, mapped.place_batch(next(batches)))
+        step += 1
+        meter.push(step, metrics)
+        ticks(step)
+        if step % steps_per_epoch == 0:
+            meter.flush()
+            values = {f"train/{name}": value for name, value in meter.summary().items()}
+            meter.reset()
+            epoch = step // steps_per_epoch
+            due = epoch % validate_every == 0 or epoch == epochs
+            if due:
+                variables = mapped.fetch(placed.variables)
+                values["validation/dsc"] = dsc = validate(variables)
+                if dsc > best:
+                    best = dsc
+                    checkpoints.save_best(step, variables, {"step": step, "validation_dsc": dsc})
+            report(step, values | {"epoch": float(epoch)})
+            if due:
+                save()
+        if stop_requested():
+            meter.flush()
+            save()
+            raise Interrupted(f"Stopped at step {step}; the same command goes on from there.")
+    return mapped.fetch(placed)
