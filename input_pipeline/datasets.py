@@ -1,0 +1,225 @@
+"""The data sets by name: build once into array_record files, then read by index."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import tensorflow_datasets as tfds
+
+from input_pipeline import covid_semiseg, ct_phantom
+from input_pipeline.covid_semiseg import CovidSemiseg
+from input_pipeline.ct_phantom import CtPhantom
+from input_pipeline.preprocess import Slice
+
+UNLABELLED = "unlabelled"
+SOURCE_FILE = "source.json"  # beside the records: what they were built from
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is built.
+
+    Attributes:
+        intensity: 'hu' or 'uint8', see `Preprocessing`.
+        has_lung: slices come with a lung mask.
+        tasks: label sets it offers.
+        needs_source: it is built from files of the user's.
+    """
+
+    intensity: str
+    has_lung: bool
+    tasks: tuple[str, ...]
+    needs_source: bool
+
+
+DATASETS = {
+    "covid_semiseg": DatasetInfo("uint8", False, ("binary", "multiclass"), True),
+    "ct_phantom": DatasetInfo("hu", True, ("binary", "multiclass"), False),
+}
+
+
+def build(
+    name: str, *, source_dir: Path | None, data_dir: Path, task: str, progress: bool = False
+) -> None:
+    """Build a data set unless the same source is built already; whole or not at all.
+
+    A source whose files have changed in name, size or time is built again and takes the place of
+    the old records.
+
+    Args:
+        name: key of `DATASETS`.
+        source_dir: the user's files; None uses what is built. Ignored by ct_phantom.
+        data_dir: where records are kept.
+        task: 'binary' or 'multiclass'.
+        progress: show TFDS's progress bars on stderr.
+
+    Raises:
+        ValueError: no such data set or task, or the source is incomplete or damaged.
+        OSError: `data_dir` refuses to be written.
+    """
+    target = _directory(name, data_dir, task)
+    if DATASETS[name].needs_source and source_dir is None:
+        if target.is_dir():
+            return
+        raise ValueError(f"{name} is not built in {data_dir} and no source_dir was given; set it")
+    source = _fingerprint(name, source_dir, task)
+    if _built_from(target) == source:
+        return
+    with _scratch(data_dir) as scratch:
+        builder = _builder(name, source_dir, scratch, task)
+        _prepare(builder, progress)
+        built = Path(builder.data_dir)
+        (built / SOURCE_FILE).write_text(json.dumps({"sha256": source}), encoding="utf-8")
+        _move(built, target, scratch)
+
+
+def open_split(name: str, split: str, *, data_dir: Path, task: str) -> Sequence[Slice]:
+    """Open a built split for reading by index.
+
+    Slices of 'unlabelled' have `mask` None. The binary task reads lesion classes as 1.
+
+    Raises:
+        ValueError: no such data set, task or split, or it is not built; says what there is.
+    """
+    directory = _directory(name, data_dir, task)
+    if not directory.is_dir():
+        built = data_dir.glob("[!.]*/**/dataset_info.json")
+        there = [str(path.parent.relative_to(data_dir)) for path in built]
+        raise ValueError(
+            f"{directory}: {name} ({task}) is not built; "
+            f"{data_dir} holds {', '.join(sorted(there)) or 'nothing'}; build it first"
+        )
+    builder = tfds.builder_from_directory(directory)
+    if split not in builder.info.splits:
+        sizes = ", ".join(f"{k} ({v.num_examples})" for k, v in builder.info.splits.items())
+        raise ValueError(f"{name} has no split {split!r} in {directory}; it has {sizes}")
+    return Records(builder.as_data_source(split), split != UNLABELLED, task == "binary")
+
+
+class Records(Sequence[Slice]):
+    """The slices of one built split, decoded at each access."""
+
+    def __init__(self, source: Sequence[dict[str, Any]], labelled: bool, binary: bool) -> None:
+        self._source = source
+        self._labelled = labelled
+        self._binary = binary
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @overload
+    def __getitem__(self, index: int) -> Slice: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Slice]: ...
+    def __getitem__(self, index: int | slice) -> Slice | Sequence[Slice]:
+        """One slice, or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"slice {index} of a split of {len(self)}")
+        record = self._source[int(index) % len(self)]
+        mask = record["mask"] if self._labelled else None
+        if mask is not None and self._binary:
+            mask = (mask > 0).astype(mask.dtype)
+        return Slice(
+            image=record["image"],
+            mask=mask,
+            lung=record.get("lung"),
+            id=_text(record["id"]),
+            patient=_text(record["patient"]),
+            spacing=_spacing(record.get("spacing")),
+        )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
+
+
+def _directory(name: str, data_dir: Path, task: str) -> Path:
+    """Where the records of a data set lie, built or not."""
+    if name not in DATASETS:
+        raise ValueError(f"no data set {name!r}, expected one of {tuple(DATASETS)}")
+    if task not in DATASETS[name].tasks:
+        raise ValueError(f"{name} has no task {task!r}, expected one of {DATASETS[name].tasks}")
+    if name == "covid_semiseg":
+        return data_dir / name / task / str(CovidSemiseg.VERSION)
+    return data_dir / name / str(CtPhantom.VERSION)
+
+
+def _builder(
+    name: str, source_dir: Path | None, data_dir: Path, task: str
+) -> tfds.core.DatasetBuilder:
+    common = {"data_dir": data_dir, "file_format": "array_record"}
+    if name == "covid_semiseg":
+        return CovidSemiseg(source_dir=source_dir, config=task, **common)
+    return CtPhantom(**common)
+
+
+def _fingerprint(name: str, source_dir: Path | None, task: str) -> str:
+    """Hash of what the records depend on; for files their names, sizes and times."""
+    if name == "ct_phantom":
+        facts: list[Any] = [ct_phantom.SEED, ct_phantom.SIZE, ct_phantom.SPLITS]
+        facts.append(ct_phantom.SLICES_PER_PATIENT)
+    else:
+        assert source_dir is not None
+        splits = covid_semiseg.find_cases(source_dir, task)
+        files = [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
+        facts = [[str(p.relative_to(source_dir)), *_size_and_time(p)] for p in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _built_from(directory: Path) -> str | None:
+    """Fingerprint of what is built, None when nothing is."""
+    try:
+        return json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _scratch(data_dir: Path) -> Iterator[Path]:
+    """A folder inside `data_dir` that is gone afterwards, and `data_dir` too if it is empty."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=data_dir))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            data_dir.rmdir()  # only works when nothing is in it
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, progress: bool) -> None:
+    """Write the records without TFDS's chatter."""
+    if progress:
+        tfds.enable_progress_bar()
+    else:
+        tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=config)
+
+
+def _move(built: Path, target: Path, scratch: Path) -> None:
+    """Put finished records in their place; older ones go with the scratch folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        os.replace(target, scratch / "old")
+    os.replace(built, target)
