@@ -176,7 +176,7 @@ def fit_threshold(slices: Sequence[Slice]) -> float:
             raise ValueError(f"slice {item.id}: fitting a threshold needs a mask and a lung mask")
         inside = item.lung > 0
         every += np.histogram(item.image[inside], bins)[0]
-        total += np.count_nonzero(item.mask)
+        total += int(np.count_nonzero(item.mask))
         lesion += np.histogram(item.image[inside & (item.mask > 0)], bins)[0]
     above, hits = np.cumsum(every[::-1])[::-1], np.cumsum(lesion[::-1])[::-1]
     return float(bins[np.argmax(2.0 * hits / (above + total + 1e-9))])
