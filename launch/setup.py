@@ -75,11 +75,19 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> SSANet:
     )
 
 
+def intensity(config: ConfigDict) -> str:
+    """What the data set's pixels are: 'hu' or 'uint8'."""
+    name = config.data.name
+    if name not in datasets.DATASETS:
+        raise ValueError(f"data.name is {name!r}; expected one of {tuple(datasets.DATASETS)}")
+    return datasets.DATASETS[name].intensity
+
+
 def preprocessing(config: ConfigDict) -> Preprocessing:
     """How slices become network input."""
     return Preprocessing(
         image_size=config.data.image_size,
-        intensity=_dataset(config).intensity,
+        intensity=intensity(config),
         lung_mask=config.data.lung_mask,
         lung_dilation=config.data.lung_dilation,
     )
@@ -223,13 +231,6 @@ def trained_variables(config: ConfigDict, workdir: Path, which: str) -> tuple[Va
         return checkpoints.restore_variables(which, like)
     finally:
         checkpoints.close()
-
-
-def _dataset(config: ConfigDict) -> Any:
-    name = config.data.name
-    if name not in datasets.DATASETS:
-        raise ValueError(f"data.name is {name!r}; expected one of {tuple(datasets.DATASETS)}")
-    return datasets.DATASETS[name]
 
 
 def _pixels(item: Slice, classes: int) -> np.ndarray:

@@ -67,8 +67,8 @@ def segmentation_losses(
     prob = probabilities(logits)
     target = one_hot(mask, prob.shape[-1])
     return {
-        "dice": dice_loss(prob[..., 1:], target[..., 1:], weight),
-        "cross_entropy": cross_entropy_loss(logits, mask, weight, class_weight),
+        "dice_loss": dice_loss(prob[..., 1:], target[..., 1:], weight),
+        "cross_entropy_loss": cross_entropy_loss(logits, mask, weight, class_weight),
     }
 
 

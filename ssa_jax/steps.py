@@ -54,8 +54,8 @@ class TrainMetrics(clu.metrics.Collection):
     """What a step reports; every field is a sum that adds up over devices and steps."""
 
     loss: Average.from_output("loss")  # type: ignore[valid-type]
-    dice: Average.from_output("dice")  # type: ignore[valid-type]
-    cross_entropy: Average.from_output("cross_entropy")  # type: ignore[valid-type]
+    dice_loss: Average.from_output("dice_loss")  # type: ignore[valid-type]
+    cross_entropy_loss: Average.from_output("cross_entropy_loss")  # type: ignore[valid-type]
     attention_1_2: Average.from_output("attention_1_2")  # type: ignore[valid-type]
     attention_2_3: Average.from_output("attention_2_3")  # type: ignore[valid-type]
     attention_3_4: Average.from_output("attention_3_4")  # type: ignore[valid-type]
@@ -162,8 +162,8 @@ def total_loss(
         ramp_epochs=settings.ramp_epochs,
     )
     loss = (
-        settings.dice * terms["dice"]
-        + settings.cross_entropy * terms["cross_entropy"]
+        settings.dice * terms["dice_loss"]
+        + settings.cross_entropy * terms["cross_entropy_loss"]
         + alpha * pairs.sum()
     )
     names = ("attention_1_2", "attention_2_3", "attention_3_4")
@@ -220,7 +220,8 @@ def map_step(step: Step, mapping: str) -> MappedStep:
 
 def _pmap_step(step: Step) -> MappedStep:
     local = jax.local_device_count()
-    copies = jax.pmap(lambda _, state: state, in_axes=(0, None))
+    # The same axis name as the step: another one means a second compilation at the second step.
+    copies = jax.pmap(lambda _, state: state, axis_name=AXIS, in_axes=(0, None))
     return MappedStep(
         step=jax.pmap(step, axis_name=AXIS, donate_argnums=0),
         place_state=lambda state: copies(np.zeros(local), state),
