@@ -120,6 +120,16 @@ def test_slices_without_lung_give_an_empty_mask():
         assert not threshold_lung_mask(image, intensity=intensity, dilation=3).any()
 
 
+def test_a_dome_of_the_liver_stays_out_and_a_vessel_in():
+    hu, lungs, _ = thorax(lesion=False)
+    dome = disc(hu.shape, (80, 58), (24, 20))
+    hu[dome] = 60
+    found = threshold_lung_mask(hu, intensity="hu", dilation=0) > 0
+    assert found[dome].mean() < 0.15
+    assert dsc(found, lungs & ~dome) > 0.97
+    assert found[95, 165]  # the vessel in the other lung
+
+
 def test_dilation_grows_by_that_many_pixels():
     hu, _, _ = thorax()
     plain = threshold_lung_mask(hu, intensity="hu", dilation=0)
