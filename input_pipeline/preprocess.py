@@ -208,7 +208,7 @@ def prepare(s: Slice, p: Preprocessing) -> Prepared:
         channels = [to_grid(normalize(s.image, p.intensity), grid, nearest=False, fill=0.0)]
     except ValueError as error:
         raise ValueError(f"{s.id}: {error}") from None
-    lung = _lung(s, p)
+    lung = lung_of(s, p)
     if lung is not None:
         channels.append(to_grid(lung, grid, nearest=True, fill=0).astype(np.float32))
     weight = np.zeros((p.image_size, p.image_size, 1), np.float32)
@@ -266,7 +266,7 @@ def _check(s: Slice, p: Preprocessing) -> None:
         )
 
 
-def _lung(s: Slice, p: Preprocessing) -> np.ndarray | None:
+def lung_of(s: Slice, p: Preprocessing) -> np.ndarray | None:
     """The lung mask on the slice's own grid, [H, W] uint8 0/1, or None."""
     if p.lung_mask == "none":
         return None

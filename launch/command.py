@@ -3,9 +3,12 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import absl.logging
+from absl import flags
+from ml_collections import ConfigDict
 
 from ssa_jax.train import Interrupted, TrainingDiverged
 
@@ -31,6 +34,96 @@ def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def parse_config(
+    arguments: list[str], config_flag: flags.FlagHolder[Any], *needed: flags.FlagHolder[Any]
+) -> ConfigDict:
+    """Read absl's flags, `--config.field=value` among them.
+
+    Args:
+      arguments: of the command line, without the program.
+      config_flag: holds the configuration.
+      needed: flags that must be given besides.
+
+    Returns:
+      The configuration, its data folder absolute.
+
+    Raises:
+      ValueError: a flag or field that does not exist, has the wrong type or is missing.
+    """
+    try:
+        rest = flags.FLAGS([sys.argv[0], *arguments])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{_text(error)} (--helpfull lists the flags)") from error
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not a flag; expected --name=value")
+    for flag in (config_flag, *needed):
+        if not flag.present:
+            raise ValueError(f"--{flag.name} is missing (--helpfull lists the flags)")
+    config = config_flag.value
+    with config.unlocked():
+        config.data.data_dir = str(Path(config.data.data_dir).expanduser().absolute())
+    return config
+
+
+def parse_with_config(
+    parser: argparse.ArgumentParser, arguments: list[str]
+) -> tuple[argparse.Namespace, ConfigDict]:
+    """Read a command line that also holds `--config FILE[:PRESET]` and `--config.FIELD=VALUE`.
+
+    Args:
+      parser: of the command's own flags; `--config` is added here. It must not allow abbreviations.
+      arguments: the command line without the program's name.
+
+    Returns:
+      The command's own flags and the configuration, locked, with `data.data_dir` made absolute so
+      that a workdir that keeps it can be used from another folder.
+
+    Raises:
+      ValueError: a field that does not exist or has the wrong type, or a bad configuration file.
+      FileNotFoundError: no such configuration file.
+      SystemExit: a flag that does not exist or is missing (argparse's own message, status 2).
+    """
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:PRESET]",
+        help="configuration file, for instance configs/covid_semiseg.py:cpu; "
+        "--config.FIELD=VALUE changes a field, for instance --config.train.epochs=20 "
+        "(configs/base.py names them all)",
+    )
+    options, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        if not argument.startswith("--config.") or "=" not in argument:
+            parser.error(f"{argument!r} is no flag; fields change by --config.FIELD=VALUE")
+    config = _read_config(options.config, rest)
+    with config.unlocked():
+        config.data.data_dir = str(Path(config.data.data_dir).expanduser().absolute())
+    return options, config
+
+
+def _read_config(file: str, overrides: list[str]) -> ConfigDict:
+    """The configuration in a file, with `--config.FIELD=VALUE` applied to it."""
+    path = Path(file.partition(":")[0])
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such configuration file; configs/ holds ours")
+    arguments = ["--config", file, *overrides]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=arguments
+    )
+    try:
+        values(["", *arguments])
+    except flags.IllegalFlagValueError as error:  # wraps what get_config raised, traceback and all
+        raise ValueError(str(error).strip().splitlines()[-1]) from error
+    except KeyError as error:
+        raise ValueError(
+            f"the configuration has no field {error.args[0]!r}; configs/base.py names them all"
+        ) from error
+    except (flags.Error, AttributeError, TypeError) as error:
+        raise ValueError(f"--config: {error}") from error
+    return holder.value
 
 
 def _text(error: Exception) -> str:

@@ -75,10 +75,13 @@ def threshold_summary(training: Sequence[Slice], test: Sequence[Slice], toleranc
 
 def report(out: Path, network: dict, baseline: dict) -> str:
     """What came out and where it lies."""
-    lines = ["", f"{'test patients, per slice':28s}{'DSC':>22s}{'HD95 mm':>22s}{'NSD 3 mm':>22s}"]
+    lines = ["", f"{'test patients, per slice':28s}{'DSC':>26s}{'HD95 mm':>26s}{'NSD 3 mm':>26s}"]
     for name, summary in (("SSA-Net", network), ("HU threshold", baseline)):
         scores = summary["standard"]["lesion"]
-        cells = "".join(f"{_interval(scores[metric]):>22s}" for metric in ("dsc", "hd95", "nsd"))
+        cells = "".join(
+            f"{_interval(scores[metric], digits):>26s}"
+            for metric, digits in (("dsc", 3), ("hd95", 0), ("nsd", 3))
+        )
         lines.append(f"{name:28s}{cells}")
     files = (
         ("overlays of the predictions", "pictures/*.png, pictures.png"),
@@ -91,8 +94,9 @@ def report(out: Path, network: dict, baseline: dict) -> str:
     return "\n".join(lines)
 
 
-def _interval(value: dict) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _interval(value: dict, digits: int) -> str:
+    mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from input_pipeline.loader import eval_batches
 from input_pipeline.preprocess import Slice, from_grid, normalize
 from launch import command, setup
-from launch.pictures import SlicePicture, contact_sheet, overlay_figure
+from launch.pictures import SlicePicture, contact_sheet
 from launch.writer import progress, write_json, write_table
 from ssa_jax.checkpoint import WHICH
 from ssa_jax.evaluate import SlicePrediction, predict_slices, score
@@ -85,13 +85,15 @@ def evaluate(
             rows += scored
             if len(drawn) < pictures:
                 drawn.append(picture(prediction, _title(scored), setup.intensity(config)))
-                _draw(out / "pictures" / f"{prediction.slice.id}.png", drawn[-1:], names)
+                contact_sheet(
+                    out / "pictures" / f"{prediction.slice.id}.png", drawn[-1:], class_names=names
+                )
             bar.update()
     summary = summarize(rows) | {"split": split, "checkpoint": which, "step": step}
     write_table(out / "cases.csv", rows)
     write_json(out / "metrics.json", summary)
     if drawn:
-        _draw(out / "pictures.png", drawn, names)
+        contact_sheet(out / "pictures.png", drawn, class_names=names)
     return summary
 
 
@@ -104,22 +106,6 @@ def picture(prediction: SlicePrediction, title: str, intensity: str) -> SlicePic
         prediction=prediction.labels,
         attention=list(prediction.attention.transpose(2, 0, 1)),
         title=title,
-    )
-
-
-def _draw(path: Path, rows: Sequence[SlicePicture], names: Sequence[str]) -> None:
-    if len(rows) > 1:
-        contact_sheet(path, rows, class_names=names)
-        return
-    row = rows[0]
-    overlay_figure(
-        path,
-        image=row.image,
-        truth=row.truth,
-        prediction=row.prediction,
-        attention=row.attention,
-        title=row.title,
-        class_names=names,
     )
 
 

@@ -4,6 +4,7 @@ Fields change on the command line: `--config.train.epochs=20`. Interrupted (Ctrl
 the same command goes on from the last checkpoint and ends with the same bits.
 """
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
@@ -11,9 +12,7 @@ from pathlib import Path
 
 import clu.parameter_overview
 import jax
-import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from input_pipeline import datasets
 from input_pipeline.loader import eval_batches, train_iterator
@@ -27,36 +26,17 @@ from ssa_jax.state import TrainState, Variables, init_state
 from ssa_jax.steps import AXIS, make_train_step, map_step
 from ssa_jax.train import fit
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and curves.")
-QUIET = flags.DEFINE_bool("quiet", False, "Show no progress.")
-
 
 def main(arguments: list[str]) -> None:
     """Read the flags and train."""
-    config = parse_flags(arguments)
-    data_dir = Path(config.data.data_dir).expanduser().absolute()
-    with config.unlocked():
-        config.data.data_dir = str(data_dir)
-    state = train(config, Path(WORKDIR.value), quiet=QUIET.value)
-    print(f"Trained to step {int(state.step)}: {WORKDIR.value}")
-
-
-def parse_flags(arguments: list[str]) -> ConfigDict:
-    """The configuration of the command line.
-
-    Raises:
-      ValueError: a flag or field that does not exist or has the wrong type.
-    """
-    try:
-        rest = flags.FLAGS([sys.argv[0], *arguments])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, FileNotFoundError) as error:
-        raise ValueError(f"{error} (--helpfull lists the flags)") from error
-    if rest:
-        raise ValueError(f"{rest[0]!r}: not a flag; expected --name=value")
-    if not WORKDIR.value or CONFIG.value is None:
-        raise ValueError("--config and --workdir are both needed")
-    return CONFIG.value
+    parser = argparse.ArgumentParser("launch.train", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="folder for checkpoints, metrics and curves"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    options, config = command.parse_with_config(parser, arguments)
+    state = train(config, options.workdir, quiet=options.quiet)
+    print(f"Trained to step {int(state.step)}: {options.workdir}")
 
 
 def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
@@ -146,7 +126,8 @@ def _local_batch(batch_size: int) -> int:
     devices = jax.device_count()
     if batch_size < 1 or batch_size % devices:
         raise ValueError(
-            f"train.batch_size is {batch_size}; expected a positive multiple of the {devices} devices."
+            f"train.batch_size is {batch_size}; expected a positive multiple of {devices}, the "
+            "number of devices."
         )
     return batch_size // jax.process_count()
 

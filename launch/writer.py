@@ -3,10 +3,11 @@
 import csv
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 _HEADER = ["step", "name", "value"]
+_UNFINISHED = ".unfinished"  # what `filling` writes to; one that is left over was killed
 
 
 @contextmanager
@@ -37,6 +39,45 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path, *, owned: Sequence[str] = ()) -> Iterator[Path]:
+    """Gives a temporary folder inside `folder`, whose entries move up into `folder` at the end.
+
+    Missing folders are made. Where the block raises, nothing new stays in `folder`, and `folder`
+    itself goes if it is empty. One process at a time.
+
+    Args:
+        folder: what is to hold the results; its other entries stay.
+        owned: names in `folder` that the new entries replace; those without a successor go too.
+
+    Raises:
+        OSError: the disk refuses, or an entry that is not owned is in the way.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / _UNFINISHED
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        for name in owned:
+            _remove(folder / name)
+        for entry in sorted(temporary.iterdir()):
+            os.replace(entry, folder / entry.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # only works when nothing is in it
+
+
+def is_filled(folder: Path) -> bool:
+    """Whether `folder` is there and holds more than what a killed `filling` left.
+
+    Raises:
+        OSError: it is no folder, or cannot be read.
+    """
+    return folder.exists() and any(entry.name != _UNFINISHED for entry in folder.iterdir())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -176,6 +217,14 @@ def _naming(path: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _remove(path: Path) -> None:
+    """Deletes a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,9 +16,17 @@ FromGrid = Callable[[np.ndarray, Any], np.ndarray]
 class Batch(Protocol):
     """A batch to predict: network input, and the slices and grids it came from."""
 
-    image: np.ndarray  # [B, S, S, C]
-    slices: list[Any]  # with image, mask, id, patient, spacing; at most B
-    grids: list[Any]
+    @property
+    def image(self) -> np.ndarray:
+        """`[B, S, S, C]`; places after the last slice are padding."""
+
+    @property
+    def slices(self) -> Sequence[Any]:
+        """At most B, with image, mask, id, patient and spacing."""
+
+    @property
+    def grids(self) -> Sequence[Any]:
+        """One for each slice, as `FromGrid` takes it."""
 
 
 class SlicePrediction(NamedTuple):
