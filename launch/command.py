@@ -1,14 +1,18 @@
-"""How a command ends: what a user can mend is one line on standard error and exit status 2."""
+"""How a command starts and ends: its configuration, and what it says of errors.
 
+What a user can mend is one line on standard error and exit status 2.
+"""
+
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import absl.logging
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from ssa_jax.train import Interrupted, TrainingDiverged
 
@@ -34,37 +38,6 @@ def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
-
-
-def parse_config(
-    arguments: list[str], config_flag: flags.FlagHolder[Any], *needed: flags.FlagHolder[Any]
-) -> ConfigDict:
-    """Read absl's flags, `--config.field=value` among them.
-
-    Args:
-      arguments: of the command line, without the program.
-      config_flag: holds the configuration.
-      needed: flags that must be given besides.
-
-    Returns:
-      The configuration, its data folder absolute.
-
-    Raises:
-      ValueError: a flag or field that does not exist, has the wrong type or is missing.
-    """
-    try:
-        rest = flags.FLAGS([sys.argv[0], *arguments])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{_text(error)} (--helpfull lists the flags)") from error
-    if rest:
-        raise ValueError(f"{rest[0]!r} is not a flag; expected --name=value")
-    for flag in (config_flag, *needed):
-        if not flag.present:
-            raise ValueError(f"--{flag.name} is missing (--helpfull lists the flags)")
-    config = config_flag.value
-    with config.unlocked():
-        config.data.data_dir = str(Path(config.data.data_dir).expanduser().absolute())
-    return config
 
 
 def parse_with_config(
@@ -115,13 +88,14 @@ def _read_config(file: str, overrides: list[str]) -> ConfigDict:
     )
     try:
         values(["", *arguments])
-    except flags.IllegalFlagValueError as error:  # wraps what get_config raised, traceback and all
-        raise ValueError(str(error).strip().splitlines()[-1]) from error
-    except KeyError as error:
+    except flags.IllegalFlagValueError as error:  # of get_config it quotes the whole traceback
+        reason = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        raise ValueError(reason) from error
+    except (KeyError, AttributeError) as error:
         raise ValueError(
-            f"the configuration has no field {error.args[0]!r}; configs/base.py names them all"
+            f"--config: no such field ({error.args[0]}); configs/base.py names them all"
         ) from error
-    except (flags.Error, AttributeError, TypeError) as error:
+    except (flags.Error, TypeError) as error:
         raise ValueError(f"--config: {error}") from error
     return holder.value
 

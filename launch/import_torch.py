@@ -6,6 +6,7 @@ Layout 'published' is the authors' SSA-Net; it fits a configuration with model.s
 The workdir then serves launch.evaluate, launch.predict and --config.train.init_from.
 """
 
+import argparse
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -15,26 +16,24 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from launch import command, setup
 from ssa_jax.checkpoint import Checkpoints
 from ssa_jax.torch_weights import LAYOUTS, Conversion, convert
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write; must not hold a network yet.")
-WEIGHTS = flags.DEFINE_string("weights", None, "File with the state_dict.")
-LAYOUT = flags.DEFINE_enum("layout", LAYOUTS[0], LAYOUTS, "Whose names the file uses.")
 SUFFIXES = (".pth", ".pt", ".npz", ".safetensors")
 
 
 def main(arguments: list[str]) -> None:
     """Read the flags and import."""
-    config = command.parse_config(arguments, CONFIG, WORKDIR, WEIGHTS)
-    workdir = Path(str(WORKDIR.value))
-    count = import_weights(config, Path(str(WEIGHTS.value)), workdir, str(LAYOUT.value))
-    print(f"Imported {count} arrays: {workdir}")
+    parser = argparse.ArgumentParser("launch.import_torch", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--weights", type=Path, required=True, help="file with the state_dict")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder to write, new or empty")
+    parser.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="whose names it uses")
+    options, config = command.parse_with_config(parser, arguments)
+    count = import_weights(config, options.weights, options.workdir, options.layout)
+    print(f"Imported {count} arrays: {options.workdir}")
 
 
 def import_weights(config: ConfigDict, path: Path, workdir: Path, layout: str) -> int:
