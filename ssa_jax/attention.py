@@ -15,11 +15,16 @@ def energy(features: Array, power: float = 2.0) -> Array:
 
     Args:
       features: output of an encoder stage `[B, H, W, C]`.
-      power: z.
+      power: z, at least 1: below, the gradient of a silent channel is infinite.
 
     Returns:
       `[B, H, W]` float32, not negative.
+
+    Raises:
+      ValueError: z is below 1.
     """
+    if power < 1:
+        raise ValueError(f"attention.power is {power}; expected 1 or more")
     return jnp.sum(jnp.abs(features.astype(jnp.float32)) ** power, axis=-1)
 
 
