@@ -1,0 +1,80 @@
+"""The hand-written layers against the library forms that they replace, and against loops."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssa_jax.layers import TransposedConv, double_resolution, max_pool
+
+
+def scatter(x, kernel):
+    """Transposed convolution as PyTorch defines it: tap (i, j) of input (r, c) lands on output
+    (2r - 1 + i, 2c - 1 + j)."""
+    batch, height, width, _ = x.shape
+    y = np.zeros((batch, 2 * height, 2 * width, kernel.shape[-1]))
+    for r in range(height):
+        for c in range(width):
+            for i in range(kernel.shape[0]):
+                for j in range(kernel.shape[1]):
+                    row, column = 2 * r - 1 + i, 2 * c - 1 + j
+                    if 0 <= row < 2 * height and 0 <= column < 2 * width:
+                        y[:, row, column] += x[:, r, c] @ kernel[i, j]
+    return y
+
+
+def library(x, kernel):
+    """The same through `lax.conv_general_dilated` on an input with zeros in between."""
+    size = kernel.shape[0]
+    # PyTorch's padding 1; for size 3 one more row at the end (output padding 1).
+    low, high = size - 2, size - 2 + (size == 3)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        window_strides=(1, 1),
+        padding=((low, high), (low, high)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_double_resolution(size):
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((2, 3, 5, 4), np.float32)
+    kernel = rng.standard_normal((size, size, 4, 6), np.float32)
+    y, pullback = jax.vjp(double_resolution, x, kernel)
+    np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
+    expected, library_pullback = jax.vjp(library, x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
+    for ours, theirs in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_transposed_conv_adds_its_bias_and_refuses_other_sizes():
+    x = np.random.default_rng(0).standard_normal((1, 2, 2, 3), np.float32)
+    kernel, bias = np.ones((3, 3, 3, 2), np.float32), np.array([1.0, -2.0], np.float32)
+    y = TransposedConv(2, 3).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(y, scatter(x, kernel) + bias[None, None, None], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="kernel_size is 5; expected 3 or 4"):
+        TransposedConv(2, 5).init(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("shift", [0.0, -10.0])
+def test_max_pool(shift):
+    # All negative in the second case: padding must not win.
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((2, 6, 8, 3), np.float32) + shift).astype(np.float32)
+
+    def flax_pool(x):
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    y, pullback = jax.vjp(max_pool, x)
+    expected, flax_pullback = jax.vjp(flax_pool, x)
+    np.testing.assert_array_equal(y, expected)
+    cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
+    np.testing.assert_allclose(
+        pullback(cotangent)[0], flax_pullback(cotangent)[0], rtol=1e-6, atol=1e-6
+    )
