@@ -1,31 +1,94 @@
 """Segment pictures of CT slices: `python -m launch.predict --workdir W --out DIR INPUT...`.
 
-Inputs are 8-bit PNG or JPEG files, or folders of them (not their subfolders). For each input
-DIR gets NAME.png, the label of each pixel on the input's own grid (0 background, 1 and 2 the
-classes; nearly black to the eye), and NAME_overlay.png, to look at; areas.csv sums them up.
-Slices are prepared as the workdir's own configuration says.
+Inputs are 8-bit grey PNG or JPEG files, or folders of them (not their subfolders). For each input
+DIR gets NAME.png, the class of each pixel on the input's own grid (0 background, 1 and 2 lesion
+classes: nearly black to the eye, so multiply by 100 to see them or load it with
+numpy.asarray(PIL.Image.open(file))), and NAME_overlay.png, to look at. areas.csv sums them up.
+Slices are prepared as the workdir's own configuration says. Every input is read before the first
+is predicted, and DIR, which must be new or empty, is filled at the end: all or nothing.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from input_pipeline.loader import eval_batches
-from input_pipeline.preprocess import Preprocessing, Slice, from_grid, lung_of, prepare
+from input_pipeline.preprocess import Preprocessing, Slice, from_grid, lung_of, normalize
 from input_pipeline.readers import SUFFIXES, read_image, read_mask
 from launch import command, setup
 from launch.evaluate import picture
 from launch.pictures import contact_sheet
-from launch.writer import progress, replacing, write_table
+from launch.writer import filling, is_filled, progress, replacing, write_table
 from ssa_jax.checkpoint import WHICH
 from ssa_jax.evaluate import SlicePrediction, predict_slices
 from ssa_jax.inference import make_predict
+
+TABLE = "areas.csv"
+
+
+class Pictures(Sequence[Slice]):
+    """Pictures as slices, read at each access and given the lung mask that the network sees."""
+
+    def __init__(
+        self, paths: Sequence[Path], preprocessing: Preprocessing, lung_dir: Path | None
+    ) -> None:
+        self._paths = paths
+        self._preprocessing = preprocessing
+        self._lung_dir = lung_dir
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Slice: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Pictures": ...
+    def __getitem__(self, index: int | slice) -> "Slice | Pictures":
+        if isinstance(index, slice):
+            return Pictures(self._paths[index], self._preprocessing, self._lung_dir)
+        item = self._read(self._paths[index])
+        return replace(item, lung=lung_of(item, self._preprocessing))
+
+    @property
+    def prepared_by(self) -> Preprocessing:
+        """How these slices become network input, their lung mask being computed already."""
+        if self._preprocessing.lung_mask == "none":
+            return self._preprocessing
+        return replace(self._preprocessing, lung_mask="file", lung_dilation=0)
+
+    def check(self) -> None:
+        """Read every file once.
+
+        Raises:
+          ValueError: one cannot be used; the message names it.
+          OSError: one cannot be opened.
+        """
+        for path in self._paths:
+            item = self._read(path)
+            try:
+                normalize(item.image, self._preprocessing.intensity)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+
+    def _read(self, path: Path) -> Slice:
+        image = read_image(path)
+        lung = None
+        if self._lung_dir is not None:
+            mask_path = self._lung_dir / f"{path.stem}.png"
+            lung = read_mask(mask_path, labels=(0, 1))
+            if lung.shape != image.shape:
+                raise ValueError(
+                    f"{mask_path}: has {_size(lung)} pixels and {path} {_size(image)}; both must "
+                    "have the same size"
+                )
+        return Slice(image, None, lung, id=str(path), patient=str(path), spacing=None)
 
 
 def main(arguments: list[str]) -> None:
@@ -33,35 +96,24 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="launch.predict", description=__doc__)
     parser.add_argument("inputs", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--lung-dir", type=Path, help="folder with a lung mask NAME.png per input")
-    parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, new or empty")
+    parser.add_argument(
+        "--lung-dir", type=Path, help="folder with a lung mask NAME.png (0 and 1, or 255) per input"
+    )
+    parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
-    config = setup.load_config(options.workdir)
-    preprocessing = setup.preprocessing(config)
-    if preprocessing.intensity == "hu":
-        raise ValueError(
-            f"{options.workdir}: this network reads Hounsfield units, which 8-bit pictures do not "
-            "have. Use a network trained on 8-bit slices."
-        )
-    if (preprocessing.lung_mask == "file") != (options.lung_dir is not None):
-        raise ValueError(
-            f"{options.workdir}: this network was trained with data.lung_mask="
-            f"{preprocessing.lung_mask!r}; --lung-dir goes with 'file', and only with it."
-        )
-    paths = find_inputs(options.inputs)
-    for path in paths:  # every input is read before anything is written
-        prepare(read_slice(path, options.lung_dir), preprocessing)
-    rows = []
-    with progress(len(paths), quiet=options.quiet) as bar:
-        for prediction in predictions(config, options, paths):
-            rows.append(areas(prediction, preprocessing, setup.class_names(config)))
-            write(prediction, config, options.out, pictures=not options.no_pictures)
-            bar.update()
-    write_table(options.out / "areas.csv", rows)
-    print(f"{len(paths)} slices: {options.out}, summed up in {options.out / 'areas.csv'}")
+    predict(
+        options.workdir,
+        find_inputs(options.inputs),
+        options.out,
+        lung_dir=options.lung_dir,
+        which=options.which,
+        pictures=not options.no_pictures,
+        quiet=options.quiet,
+    )
+    print(f"{options.out}: the results are summed up in {options.out / TABLE}")
 
 
 def find_inputs(inputs: Sequence[Path]) -> list[Path]:
@@ -69,12 +121,12 @@ def find_inputs(inputs: Sequence[Path]) -> list[Path]:
 
     Raises:
       FileNotFoundError: an input does not exist.
-      ValueError: a folder without pictures, or two pictures of one name.
+      ValueError: a folder without pictures, or two inputs whose results would have one name.
     """
     paths: list[Path] = []
     for entry in inputs:
         if entry.is_dir():
-            found = sorted(p for p in entry.iterdir() if p.suffix.lower() in SUFFIXES)
+            found = sorted(p for p in entry.iterdir() if _is_picture(p))
             if not found:
                 raise ValueError(f"{entry}: no picture in this folder; expected {SUFFIXES}")
             paths += found
@@ -84,64 +136,123 @@ def find_inputs(inputs: Sequence[Path]) -> list[Path]:
             raise FileNotFoundError(f"{entry}: no such file or folder")
     first: dict[str, Path] = {}
     for path in paths:
-        if path.stem in first:
-            raise ValueError(
-                f"{first[path.stem]} and {path} would both become {path.stem}.png; "
-                "predict them into different --out folders"
-            )
-        first[path.stem] = path
+        for name in _output_names(path):
+            if name in first:
+                raise ValueError(
+                    f"{first[name]} and {path} would both become {name}; rename one, or predict "
+                    "them into different --out folders"
+                )
+            first[name] = path
     return paths
 
 
-def read_slice(path: Path, lung_dir: Path | None) -> Slice:
-    """A picture, and its lung mask where there is a folder of them, as a slice."""
-    lung = None if lung_dir is None else read_mask(lung_dir / f"{path.stem}.png", labels=(0, 1))
-    return Slice(read_image(path), None, lung, id=path.stem, patient=path.stem, spacing=None)
+def predict(
+    workdir: Path,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    lung_dir: Path | None,
+    which: str,
+    pictures: bool,
+    quiet: bool,
+) -> None:
+    """Predict pictures with the network of a workdir; fill `out`, all or nothing.
+
+    Raises:
+      ValueError: an input that cannot be used, or a network that does not read such inputs.
+      FileExistsError: `out` holds something.
+      OSError: a file cannot be read, or the disk refuses.
+    """
+    config = setup.load_config(workdir)
+    preprocessing = setup.preprocessing(config)
+    _check_network(workdir, preprocessing, lung_dir)
+    if is_filled(out):
+        raise FileExistsError(f"{out}: is not empty; name a new folder as --out or clear it")
+    slices = Pictures(paths, preprocessing, lung_dir)
+    slices.check()
+    variables, _ = setup.trained_variables(config, workdir, which)
+    network = make_predict(setup.build_model(config), flip=config.eval.flip)
+    size = min(config.eval.batch_size, len(slices))
+    batches = eval_batches(slices, slices.prepared_by, batch_size=size)
+    rows = []
+    with filling(out) as folder, progress(len(slices), quiet=quiet) as bar:
+        for prediction in predict_slices(network, variables, batches, from_grid):
+            rows.append(areas(prediction, setup.class_names(config)))
+            _write(prediction, config, folder, pictures=pictures)
+            bar.update()
+        write_table(folder / TABLE, rows)
 
 
-def predictions(
-    config: ConfigDict, options: argparse.Namespace, paths: Sequence[Path]
-) -> Iterator[SlicePrediction]:
-    """Predict the pictures in order, a batch in memory at a time."""
-    variables, _ = setup.trained_variables(config, options.workdir, options.which)
-    predict = make_predict(setup.build_model(config), flip=config.eval.flip)
-    size = config.eval.batch_size
-    for start in range(0, len(paths), size):
-        slices = [read_slice(path, options.lung_dir) for path in paths[start : start + size]]
-        batches = eval_batches(slices, setup.preprocessing(config), batch_size=size)
-        yield from predict_slices(predict, variables, batches, from_grid)
+def areas(prediction: SlicePrediction, names: Sequence[str]) -> dict[str, Any]:
+    """How much of a slice, and of its lung mask, each class covers, and how probable it is there.
 
-
-def areas(
-    prediction: SlicePrediction, preprocessing: Preprocessing, names: Sequence[str]
-) -> dict[str, Any]:
-    """How much of a slice, and of the lung mask's pixels, each class covers."""
+    A class's share of the lung counts its pixels inside the lung mask alone; it is None where
+    there is no lung. Its mean probability is None where it has no pixel.
+    """
     item = prediction.slice
-    lung = lung_of(item, preprocessing)
+    inside = None if item.lung is None else item.lung > 0
     row: dict[str, Any] = {
-        "slice": item.id,
+        "file": item.id,
         "height": item.image.shape[0],
         "width": item.image.shape[1],
-        "lung_pixels": None if lung is None else int(lung.sum()),
+        "lung_pixels": None if inside is None else int(inside.sum()),
     }
     for index, name in enumerate(names, start=1):
         chosen = prediction.labels == index
         row[f"{name}_pixels"] = int(chosen.sum())
         row[f"{name}_share_of_slice"] = float(chosen.mean())
-        if lung is not None:
-            inside = int((chosen & (lung > 0)).sum())
-            row[f"{name}_share_of_lung"] = inside / int(lung.sum()) if lung.any() else None
+        row[f"{name}_share_of_lung"] = _mean(chosen, inside)
+        row[f"{name}_mean_probability"] = _mean(prediction.prob[..., index], chosen)
     return row
 
 
-def write(prediction: SlicePrediction, config: ConfigDict, out: Path, *, pictures: bool) -> None:
+def _check_network(workdir: Path, preprocessing: Preprocessing, lung_dir: Path | None) -> None:
+    """Stop where the network was not trained on slices like the inputs."""
+    if preprocessing.intensity == "hu":
+        raise ValueError(
+            f"{workdir}: this network reads Hounsfield units, which 8-bit pictures do not have. "
+            "Use a network that was trained on 8-bit slices."
+        )
+    if preprocessing.lung_mask == "file" and lung_dir is None:
+        raise ValueError(
+            f"{workdir}: this network needs a lung mask for each slice (data.lung_mask='file'); "
+            "name the folder that holds them as --lung-dir."
+        )
+    if preprocessing.lung_mask != "file" and lung_dir is not None:
+        raise ValueError(
+            f"{workdir}: this network takes no lung masks from files (data.lung_mask="
+            f"{preprocessing.lung_mask!r}); leave --lung-dir out."
+        )
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a folder's entry is an input; hidden files are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _output_names(path: Path) -> tuple[str, str]:
+    """Names of an input's label mask and overlay."""
+    return f"{path.stem}.png", f"{path.stem}_overlay.png"
+
+
+def _write(prediction: SlicePrediction, config: ConfigDict, out: Path, *, pictures: bool) -> None:
     """The label mask and, where wanted, the overlay."""
-    name = prediction.slice.id
-    with replacing(out / f"{name}.png") as path:
-        Image.fromarray(np.ascontiguousarray(prediction.labels)).save(path)
+    source = Path(prediction.slice.id)
+    mask, overlay = (out / name for name in _output_names(source))
+    with replacing(mask) as temporary:
+        Image.fromarray(np.ascontiguousarray(prediction.labels)).save(temporary)
     if pictures:
-        row = picture(prediction, name, setup.intensity(config))
-        contact_sheet(out / f"{name}_overlay.png", [row], class_names=setup.class_names(config))
+        row = picture(prediction, source.name, setup.intensity(config))
+        contact_sheet(overlay, [row], class_names=setup.class_names(config))
+
+
+def _mean(values: np.ndarray, where: np.ndarray | None) -> float | None:
+    """Mean of `values` over the pixels of a mask, None where there are none."""
+    return float(values[where].mean()) if where is not None and where.any() else None
+
+
+def _size(array: np.ndarray) -> str:
+    return " x ".join(map(str, array.shape))
 
 
 if __name__ == "__main__":
