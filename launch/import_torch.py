@@ -9,20 +9,31 @@ The workdir then serves launch.evaluate, launch.predict and --config.train.init_
 import argparse
 import sys
 import zipfile
-from collections.abc import Mapping
+import zlib
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
 from launch import command, setup
+from launch.writer import filling, is_filled
 from ssa_jax.checkpoint import Checkpoints
+from ssa_jax.state import Variables
 from ssa_jax.torch_weights import LAYOUTS, Conversion, convert
 
+PUBLISHED = LAYOUTS[0]
 SUFFIXES = (".pth", ".pt", ".npz", ".safetensors")
+FITS = {
+    PUBLISHED: "The published weights fit model.encoder='published', model.skip='add', "
+    "model.spatial_conv=True, model.kernel_size=9 and data.task='binary'; data.lung_mask is 'none' "
+    "for weights of one input channel and 'file' or 'threshold' for two. A torchvision ResNet34 "
+    "needs --layout=torchvision.",
+    "torchvision": "A torchvision ResNet34 fits model.encoder='torchvision'. The authors' SSA-Net "
+    "needs --layout=published.",
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -30,61 +41,78 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("launch.import_torch", description=__doc__, allow_abbrev=False)
     parser.add_argument("--weights", type=Path, required=True, help="file with the state_dict")
     parser.add_argument("--workdir", type=Path, required=True, help="folder to write, new or empty")
-    parser.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="whose names it uses")
+    parser.add_argument("--layout", choices=LAYOUTS, default=PUBLISHED, help="whose names it uses")
     options, config = command.parse_with_config(parser, arguments)
-    count = import_weights(config, options.weights, options.workdir, options.layout)
-    print(f"Imported {count} arrays: {options.workdir}")
+    import_weights(config, options.weights, options.workdir, options.layout)
+    print(f"{options.workdir}: holds the weights of {options.weights}")
 
 
-def import_weights(config: ConfigDict, path: Path, workdir: Path, layout: str) -> int:
-    """Write a workdir whose best network has the weights of a file.
-
-    Returns:
-      The number of arrays that came from the file.
+def import_weights(config: ConfigDict, path: Path, workdir: Path, layout: str) -> None:
+    """Write a workdir whose best network has the weights of a file, whole or not at all.
 
     Raises:
       ValueError: the file cannot be read, or its entries do not fit the network; the entries
         are listed on standard error and nothing is written.
-      FileExistsError: the workdir already holds a network.
+      FileExistsError: the workdir holds something.
     """
-    if (workdir / "config.json").exists():
-        raise FileExistsError(f"{workdir}: already holds a network. Name a new --workdir.")
+    if is_filled(workdir):
+        raise FileExistsError(f"{workdir}: is not empty; name a new folder as --workdir")
+    variables = _converted(config, path, layout)
+    with filling(workdir) as folder:
+        setup.save_config(config, folder)
+        checkpoints = Checkpoints(folder)
+        checkpoints.save_best(0, variables, {"imported_from": path.name})
+        checkpoints.close()
+
+
+def _converted(config: ConfigDict, path: Path, layout: str) -> Variables:
+    """The network's variables with the file's weights; shapes alone tell whether they fit."""
     state_dict = read_state_dict(path)
-    conversion = convert(state_dict, setup.fresh_variables(config), layout)
-    _check(conversion, path)
-    setup.save_config(config, workdir)
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save_best(0, conversion.variables, {"imported_from": path.name})
-    checkpoints.close()
-    return len(state_dict)
+    shapes = jax.eval_shape(lambda: setup.fresh_variables(config))
+    conversion = convert(state_dict, shapes, layout)
+    _check(conversion, path, layout)
+    if layout == PUBLISHED:  # every weight is in the file
+        return conversion.variables
+    return convert(state_dict, setup.fresh_variables(config), layout).variables
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """PyTorch's names to arrays; a wrapping 'state_dict' entry and 'module.' prefixes go.
+    """PyTorch's names to float32 arrays; a wrapping 'state_dict' and 'module.' prefixes go.
 
     Raises:
-      ValueError: not such a file, damaged, or PyTorch is needed and absent.
+      ValueError: not such a file, damaged, not finite, or PyTorch is needed and absent.
       FileNotFoundError: no such file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --weights takes {', '.join(SUFFIXES)}.")
+        raise FileNotFoundError(f"{path}: no such file; --weights takes {', '.join(SUFFIXES)}")
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: the ending is {path.suffix!r}; expected one of {SUFFIXES}.")
+        raise ValueError(f"{path}: the ending is {path.suffix!r}; expected one of {SUFFIXES}")
+    read = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix, _read_torch)
+    entries = {name.removeprefix("module."): array for name, array in read(path).items()}
+    for name, array in entries.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} holds values that are not finite; save it again")
+    return entries
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                entries: Mapping[str, Any] = dict(file)
-        elif path.suffix == ".safetensors":
-            entries = safetensors.numpy.load_file(path)
-        else:
-            entries = _load_torch(path)
-    except (zipfile.BadZipFile, EOFError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: damaged or not a {path.suffix} file ({error}).") from error
-    return {name.removeprefix("module."): np.asarray(x) for name, x in entries.items()}
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(file[name], np.float32) for name in file}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or no .npz of number arrays ({error})") from error
 
 
-def _load_torch(path: Path) -> Mapping[str, Any]:
-    """A .pth file's state_dict as numpy arrays; nothing in the file is executed."""
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        loaded = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type NumPy lacks
+        raise ValueError(f"{path}: damaged, or no .safetensors file ({error})") from error
+    return {name: np.asarray(array, np.float32) for name, array in loaded.items()}
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    """A .pth or .pt file's state_dict; nothing in the file is executed."""
     try:
         import torch
     except ImportError as error:
@@ -96,14 +124,23 @@ def _load_torch(path: Path) -> Mapping[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged or foreign files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: PyTorch cannot read it as weights ({reason}).") from error
+        raise ValueError(
+            f"{path}: PyTorch cannot read it as weights ({reason}); save the state_dict alone, "
+            "torch.save(model.state_dict(), file)"
+        ) from error
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(inner, dict) or not all(hasattr(x, "numpy") for x in inner.values()):
-        raise ValueError(f"{path}: holds {type(inner).__name__}, expected a state_dict of tensors.")
-    return {name: tensor.detach().float().numpy() for name, tensor in inner.items()}
+    if not isinstance(inner, dict):
+        raise ValueError(f"{path}: holds a {type(inner).__name__}, expected a state_dict")
+    strange = [name for name, value in inner.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise ValueError(
+            f"{path}: {strange[0]!r} is a {type(inner[strange[0]]).__name__}, expected a "
+            "state_dict of tensors; save the state_dict alone"
+        )
+    return {str(name): tensor.detach().float().numpy() for name, tensor in inner.items()}
 
 
-def _check(conversion: Conversion, path: Path) -> None:
+def _check(conversion: Conversion, path: Path, layout: str) -> None:
     """List what does not fit, and stop if anything does not."""
     kinds = ("missing", "extra", "misshapen")
     listings = {kind: getattr(conversion, kind) for kind in kinds}
@@ -112,12 +149,7 @@ def _check(conversion: Conversion, path: Path) -> None:
             print(f"{kind}: {entry}", file=sys.stderr)
     if any(listings.values()):
         counts = ", ".join(f"{len(listings[kind])} {kind}" for kind in kinds)
-        raise ValueError(
-            f"{path}: {counts} (listed above). The published weights need "
-            "model.encoder='published', model.skip='add', data.task='binary' and, with one input "
-            "channel, data.lung_mask='none'; torchvision's need --layout=torchvision and "
-            "model.encoder='torchvision'."
-        )
+        raise ValueError(f"{path}: {counts} (listed above). {FITS[layout]}")
 
 
 if __name__ == "__main__":
