@@ -97,7 +97,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: np.asarray(file[name], np.float32) for name in file}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or no .npz of number arrays ({error})") from error
@@ -123,10 +123,9 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged or foreign files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path}: PyTorch cannot read it as weights ({reason}); save the state_dict alone, "
-            "torch.save(model.state_dict(), file)"
+            f"{path}: damaged, or holds more than weights ({type(error).__name__}); save the "
+            "state_dict alone, torch.save(model.state_dict(), file)"
         ) from error
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(inner, dict):
