@@ -19,7 +19,7 @@ from launch.train import train
 from launch.writer import write_json
 from ssa_jax.metrics import case_rows, summarize
 
-PICTURES = 12
+PICTURES = 8
 
 
 def main(arguments: list[str]) -> None:
