@@ -80,7 +80,7 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: no such checkpoint.
-          ValueError: the checkpoint is of another network.
+          ValueError: the checkpoint is of another network, or damaged.
         """
         manager = self._best if which == "best" else self._last
         step = manager.latest_step()
@@ -91,12 +91,13 @@ class Checkpoints:
         try:
             if which == "best":
                 args = ocp.args.Composite(variables=ocp.args.StandardRestore(_host(like)))
-                return manager.restore(step, args=args)["variables"], step
-            args = ocp.args.Composite(state=ocp.args.StandardRestore())
-            state = manager.restore(step, args=args)["state"]
+                variables = manager.restore(step, args=args)["variables"]
+            else:
+                args = ocp.args.Composite(state=ocp.args.StandardRestore())
+                state = manager.restore(step, args=args)["state"]
+                variables = state.get("average") or {k: state[k] for k in like}
         except (ValueError, KeyError) as error:
             raise ValueError(_mismatch(manager, step)) from error
-        variables = state.get("average") or {k: state[k] for k in ("params", "batch_stats")}
         if not _same_shapes(variables, like):
             raise ValueError(_mismatch(manager, step))
         return variables, step
@@ -130,6 +131,6 @@ def _same_shapes(ours: Any, theirs: Any) -> bool:
 
 def _mismatch(manager: ocp.CheckpointManager, step: int | None) -> str:
     return (
-        f"{manager.directory}/{step}: the checkpoint does not fit the network of this "
-        "configuration. Use the configuration it was trained with, or another --workdir."
+        f"{manager.directory}/{step}: the checkpoint is damaged, or does not fit the network of "
+        "this configuration. Use the configuration it was trained with, or another --workdir."
     )
