@@ -166,7 +166,7 @@ def picture(prediction: SlicePrediction, title: str, intensity: str) -> SlicePic
         truth=item.mask,
         prediction=prediction.labels,
         attention=list(prediction.attention.transpose(2, 0, 1)),
-        title=title,
+        title=title.replace("$", r"\$"),  # matplotlib reads formulas between dollars
     )
 
 
