@@ -159,6 +159,17 @@ def test_entries_that_do_not_fit_are_listed_and_nothing_is_written(tmp_path, sta
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("kind", ["missing", "extra", "misshapen"])
+def test_one_entry_that_does_not_fit_is_enough(tmp_path, state_dict, kind, capsys):
+    wrong = {"extra": ("head.weight", np.zeros(3)), "misshapen": ("finalconv2.bias", np.zeros(3))}
+    entries = {**state_dict, **dict([wrong[kind]] if kind in wrong else [])}
+    if kind == "missing":
+        del entries["finalconv2.bias"]
+    status, errors = run(capsys, *arguments(save(tmp_path / "w.npz", entries), tmp_path / "work"))
+    assert status == 2 and errors.startswith(f"{kind}: ") and errors.count("\n") == 2
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("name", ["w.npz", "w.safetensors"])
 def test_a_truncated_file_is_one_line(tmp_path, name, capsys):
     whole = save(tmp_path / name, {"a": np.ones(100_000, np.float32)}).read_bytes()
