@@ -60,6 +60,9 @@ class Checkpoints:
             )
         except (ValueError, KeyError) as error:
             raise ValueError(_mismatch(self._last, step)) from error
+        # orbax restores other shapes without a word.
+        if not _same_shapes(restored["state"], _without_empty(like)):
+            raise ValueError(_mismatch(self._last, step))
         state = TrainState(**{"average": None, **restored["state"]})
         return state, restored["progress"]
 
