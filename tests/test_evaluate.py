@@ -90,11 +90,6 @@ def refuse(capsys, text: str, *arguments: str | Path) -> None:
 
 
 def size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
-
-
-def size(path: Path) -> tuple[int, int]:
     """Width and height of a picture."""
     with Image.open(path) as picture:
         return picture.size
