@@ -209,11 +209,10 @@ def load_config(workdir: Path) -> ConfigDict:
     config = base.get_config()
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        with config.unlocked():
-            config.update(stored)
-        config.lock()
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a configuration of this version ({error}).") from error
+        config.update(stored)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = str(error).partition(" Other fields")[0].strip("'\"")
+        raise ValueError(f"{path}: not a configuration of this version ({reason}).") from error
     return config
 
 
@@ -226,7 +225,7 @@ def fresh_variables(config: ConfigDict) -> Variables:
 def trained_variables(config: ConfigDict, workdir: Path, which: str) -> tuple[Variables, int]:
     """The network in a workdir ('best' or 'last') and the step it was saved at."""
     like = jax.eval_shape(lambda: fresh_variables(config))
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, create=False)
     try:
         return checkpoints.restore_variables(which, like)
     finally:

@@ -19,10 +19,11 @@ class Checkpoints:
     one goes when the new one stands.
     """
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, *, create: bool = True) -> None:
+        """Open the folder; `create` makes it where it is missing (not needed to read)."""
         folder = Path(workdir).absolute() / "checkpoints"
-        self._last = _manager(folder / "last")
-        self._best = _manager(folder / "best")
+        self._last = _manager(folder / "last", create)
+        self._best = _manager(folder / "best", create)
 
     @property
     def last_step(self) -> int | None:
@@ -111,8 +112,10 @@ class Checkpoints:
         self._best.close()
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+def _manager(folder: Path, create: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, enable_async_checkpointing=False, create=create
+    )
     return ocp.CheckpointManager(folder, options=options)
 
 
