@@ -1,5 +1,7 @@
 """Checkpoints of a training: the last state, and the best network by validation DSC."""
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,15 @@ class Checkpoints:
         return self._last.latest_step()
 
     def save_last(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Save a host state and what a resumed training needs besides it (JSON values)."""
+        """Save a host state and what a resumed training needs besides it (JSON values).
+
+        Raises:
+          OSError: the disk has no room for it; nothing was written.
+        """
         step = int(state.step)
         if step == self._last.latest_step():
             return
+        _require_space(self._last, state)
         self._last.save(
             step,
             args=ocp.args.Composite(
@@ -68,9 +75,14 @@ class Checkpoints:
         return state, restored["progress"]
 
     def save_best(self, step: int, variables: Variables, record: dict[str, Any]) -> None:
-        """Save a network that beat all before it, and why (JSON values)."""
+        """Save a network that beat all before it, and why (JSON values).
+
+        Raises:
+          OSError: the disk has no room for it; nothing was written.
+        """
         if step in self._best.all_steps():  # a resumed training comes by the same step again
             return
+        _require_space(self._best, variables)
         self._best.save(
             step,
             args=ocp.args.Composite(
@@ -117,6 +129,16 @@ def _manager(folder: Path, create: bool) -> ocp.CheckpointManager:
         max_to_keep=1, enable_async_checkpointing=False, create=create
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _require_space(manager: ocp.CheckpointManager, tree: Any) -> None:
+    """Ask the disk first: on a full one orbax's threads fill standard error with tracebacks."""
+    folder = str(manager.directory)
+    needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(tree))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        reason = f"no space left: needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        raise OSError(errno.ENOSPC, reason, folder)
 
 
 def _host(tree: Any) -> Any:
