@@ -127,7 +127,7 @@ def make_train_step(
         gradients = jax.lax.pmean(gradients, AXIS)
         metrics = TrainMetrics.single_from_model_output(
             loss=loss,
-            gradient_norm=optax.global_norm(gradients),
+            gradient_norm=optax.tree.norm(gradients),
             **terms,
             **overlap(logits, batch["mask"], batch["weight"]),
         )
