@@ -34,7 +34,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     if preset == "cpu":
         config.data.image_size = 192
         config.train.batch_size = 4
-        config.train.epochs = 120
-        config.train.validate_every = 5
+        config.train.epochs = 170
+        config.train.validate_every = 10
         config.eval.batch_size = 5
     return config
