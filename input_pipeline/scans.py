@@ -181,13 +181,13 @@ def oriented(
             f"{path}: its axial slices have {voxels.shape[1]} x {voxels.shape[2]} pixels, expected "
             f"whole ones; it seems to be a coronal or sagittal picture, reslice or leave it out"
         )
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    rows, columns = sizes[axes[1]], sizes[axes[2]]
-    slices = abs(np.linalg.det(affine[:3, :3])) / (rows * columns)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0) * millimetres
+    rows, columns = float(sizes[axes[1]]), float(sizes[axes[2]])
+    volume = abs(float(np.linalg.det(affine[:3, :3]))) * millimetres**3
     return Scan(
         voxels=voxels,
         intensity=stack.intensity,
-        spacing=(slices * millimetres, rows * millimetres, columns * millimetres),
+        spacing=(volume / (rows * columns), rows, columns),
         affine=affine,
         id=name_of(path),
         axes=axes,
