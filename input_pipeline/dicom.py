@@ -143,10 +143,10 @@ def _read_header(file: Path, *, alone: bool) -> _Image | str:
             if alone or file.suffix.lower() in SUFFIXES:
                 raise ValueError(f"{file}: not a DICOM file (no DICM mark); {AGAIN}") from None
             return "no DICOM file"
-        if "Rows" not in header or "Columns" not in header:
-            return f"no picture ({header.get('Modality') or 'unknown modality'})"
         if header.get("Modality") not in ("CT", None, ""):
             return f"modality {header.Modality}, not CT"
+        if "Rows" not in header or "Columns" not in header:
+            raise ValueError(f"{file}: ends before its picture (no Rows, no Columns); {AGAIN}")
         if "LOCALIZER" in _words(header.get("ImageType")):
             return "localiser"
         return _image(header, file)
@@ -287,6 +287,11 @@ def _affine(images: Sequence[_Image], path: Path, notes: list[str]) -> np.ndarra
         if thickness is None:
             thickness = 1.0
             notes.append("slice thickness is not stated, 1 mm is assumed: volumes are not known")
+        if thickness <= 0:
+            raise ValueError(
+                f"{first.path}: SliceThickness is {thickness:g}, expected positive millimetres; "
+                f"{AGAIN}"
+            )
         step = first.normal * thickness
     else:
         step = _step(images, path, notes)

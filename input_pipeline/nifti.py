@@ -171,7 +171,11 @@ def _geometry(
         )
     if not any(codes):
         return _stated(sizes, path, axes), MILLIMETRES[unit], ()
-    affine = header.get_sform() if codes[0] else header.get_qform()
+    try:
+        qform = header.get_qform() if codes[1] else None
+    except ValueError as error:  # no rotation has such a quaternion
+        raise ValueError(f"{path}: damaged header (qform: {error}); {AGAIN}") from None
+    affine = header.get_sform() if codes[0] else qform
     if not np.isfinite(affine).all():
         raise ValueError(f"{path}: its affine holds NaN or infinity; set sform or qform again")
     notes = []
@@ -181,7 +185,7 @@ def _geometry(
             f"the header's voxel sizes {_three(sizes)} disagree with its sform {_three(found)}, "
             f"which is used"
         )
-    elif all(codes) and not np.allclose(header.get_qform(), affine, atol=0.1 * sizes.min()):
+    elif qform is not None and not np.allclose(qform, affine, atol=0.1 * sizes.min()):
         notes.append("the header's qform and sform place the scan differently; sform is used")
     return affine, MILLIMETRES[unit], tuple(notes)
 

@@ -18,6 +18,7 @@ INTENSITIES = {"hu": (-32768, 32767), "uint8": (0, 255)}  # the values that a re
 SPACING_MM = (0.01, 200.0)  # between voxels; anything else is a wrong unit or a damaged header
 OBLIQUE_DEGREES = 15.0  # from here on it is worth a note
 TILT_DEGREES = 0.5
+UPRIGHT = 0.8  # determinant of the axes' unit vectors; a gantry tilts by 30 degrees at most
 ANATOMICAL = "RAS"  # where the axes of an affine point to, as in NIfTI
 
 
@@ -278,9 +279,9 @@ def _check_affine(affine: np.ndarray, path: Path, millimetres: float) -> None:
             f"correct the spacing (or its unit) and the position in the file"
         )
     unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if abs(np.linalg.det(unit)) < 0.3:
+    if abs(np.linalg.det(unit)) < UPRIGHT:
         raise ValueError(
-            f"{path}: the axes of its grid nearly coincide, expected them at right angles; "
+            f"{path}: the axes of its grid are far from right angles, as no scanner makes them; "
             f"correct the orientation in the file"
         )
 
