@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import RLELossless
 
 from input_pipeline.scans import Scan, Stack, oriented
 
@@ -342,7 +343,11 @@ def _pixels(image: _Image) -> np.ndarray:
         dataset = pydicom.dcmread(image.path)
         if "PixelData" not in dataset:
             raise ValueError(f"{image.path}: ends before its pixels; {AGAIN}")
-        if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if syntax == RLELossless:
+            # Other decoders of it panic on damaged bytes, past `except Exception`.
+            dataset.pixel_array_options(decoding_plugin="pydicom")
+        if not syntax.is_compressed:
             wanted = image.shape[0] * image.shape[1] * int(dataset.BitsAllocated) // 8
             if len(dataset.PixelData) != wanted + wanted % 2:
                 raise ValueError(

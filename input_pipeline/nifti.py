@@ -41,7 +41,8 @@ def read_nifti(path: Path, *, intensity: str, axes: str | None = None) -> Scan:
     size = path.stat().st_size
     if path.is_file() and not size:
         raise ValueError(f"{path}: the file is empty; {AGAIN}")
-    with path.open("rb") as raw:
+    # Damaged floats overflow or signal before the checks find them.
+    with path.open("rb") as raw, np.errstate(over="ignore", invalid="ignore"):
         packed = raw.read(2) == GZIP
         raw.seek(0)
         file: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
@@ -136,7 +137,10 @@ def _read_header(file: BinaryIO, path: Path) -> nib.Nifti1Header:
             f"{path}: has the shape {tuple(map(int, shape))}, expected 2 or 3 axes and at most one "
             f"frame; save each frame as a file of its own"
         )
-    dtype = header.get_data_dtype()
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError as error:
+        raise ValueError(f"{path}: damaged header (unknown data type {error}); {AGAIN}") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ValueError(
             f"{path}: voxels are {dtype} (coloured, complex or of unusual width), expected grey "
@@ -172,7 +176,7 @@ def _geometry(
     if not any(codes):
         return _stated(sizes, path, axes), MILLIMETRES[unit], ()
     try:
-        qform = header.get_qform() if codes[1] else None
+        qform = header.get_qform() if codes[1] else header.get_sform()
     except ValueError as error:  # no rotation has such a quaternion
         raise ValueError(f"{path}: damaged header (qform: {error}); {AGAIN}") from None
     affine = header.get_sform() if codes[0] else qform
@@ -185,7 +189,7 @@ def _geometry(
             f"the header's voxel sizes {_three(sizes)} disagree with its sform {_three(found)}, "
             f"which is used"
         )
-    elif qform is not None and not np.allclose(qform, affine, atol=0.1 * sizes.min()):
+    elif not np.allclose(qform, affine, atol=0.1 * sizes.min()):
         notes.append("the header's qform and sform place the scan differently; sform is used")
     return affine, MILLIMETRES[unit], tuple(notes)
 
@@ -221,7 +225,9 @@ def _read_voxels(
             f"{path}: holds at most {most} bytes, expected {wanted} for {i} x {j} x {k} voxels of "
             f"{dtype}; it is truncated or its header damaged, {AGAIN}"
         )
-    slope, inter = header.get_slope_inter()
+    if np.isinf(header["scl_slope"]):
+        raise ValueError(f"{path}: damaged header (scl_slope is infinite); {AGAIN}")
+    slope, inter = header.get_slope_inter()  # None where slope is 0 or NaN: not scaled
     slope, inter = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
     file.seek(offset)
     stack = Stack((k, j, i), intensity)
@@ -234,8 +240,7 @@ def _read_voxels(
             )
         values = np.frombuffer(data, dtype).reshape(j, i)
         if (slope, inter) != (1.0, 0.0):
-            with np.errstate(over="ignore", invalid="ignore"):  # `put` looks at the result
-                values = values * np.float64(slope) + inter
+            values = values * np.float64(slope) + inter
         stack.put(index, values, path)
     if file.read(1):
         raise ValueError(

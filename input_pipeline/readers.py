@@ -214,6 +214,8 @@ def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Decoding alone checks no checksum of a PNG's pixels; `verify` does.
+            Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).verify()
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
             picture.load()
     except Image.UnidentifiedImageError:
