@@ -1,5 +1,6 @@
 """CT series in DICOM: a file, or a folder of one or more series, into one `Scan`."""
 
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import RLELossless
 
@@ -23,6 +25,7 @@ STRAY_MM = 1.0  # a slice this far off the line of the others belongs to another
 UNEVEN = 0.05  # of the usual distance between slices; scanners round positions
 SCOUT_DEGREES, MOST_SCOUTS = 30.0, 3
 AGAIN = "copy or export it again"
+FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG and JPEG-LS
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,10 +347,17 @@ def _pixels(image: _Image) -> np.ndarray:
         if "PixelData" not in dataset:
             raise ValueError(f"{image.path}: ends before its pixels; {AGAIN}")
         syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax == RLELossless:
-            # Other decoders of it panic on damaged bytes, past `except Exception`.
-            dataset.pixel_array_options(decoding_plugin="pydicom")
-        if not syntax.is_compressed:
+        if syntax.is_compressed:
+            # Decoders that damaged bytes do not crash: others panic or abort the process.
+            plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
+            dataset.pixel_array_options(decoding_plugin=plugin)
+            if syntax != RLELossless and (size := _stated_size(dataset)) != image.shape:
+                # They believe the frame's own header, and fill gigabytes with what is not there.
+                raise ValueError(
+                    f"{image.path}: its compressed frame states (rows, columns) {size}, expected "
+                    f"{image.shape}; {AGAIN}"
+                )
+        else:
             wanted = image.shape[0] * image.shape[1] * int(dataset.BitsAllocated) // 8
             if len(dataset.PixelData) != wanted + wanted % 2:
                 raise ValueError(
@@ -363,6 +373,24 @@ def _pixels(image: _Image) -> np.ndarray:
     if (image.slope, image.inter) == (1.0, 0.0):
         return pixels
     return pixels * np.float64(image.slope) + image.inter
+
+
+def _stated_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG-2000 frame states; None if it does not."""
+    data = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    if data[:4] == b"\xff\x4f\xff\x51":  # JPEG-2000: right and lower end, then left and upper
+        right, lower, left, upper = struct.unpack_from(">4I", data, 8)
+        return lower - upper, right - left
+    if data[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while data[place : place + 1] == b"\xff" and place + 10 <= len(data):
+        # A segment is a marker (0xFF and its kind) and a length, which counts itself.
+        if data[place + 1] in FRAME_MARKERS:
+            rows, columns = struct.unpack_from(">HH", data, place + 5)
+            return (rows, columns) if data[place + 9] == 1 else None
+        place += 2 + max(2, *struct.unpack_from(">H", data, place + 2))
+    return None
 
 
 @contextmanager

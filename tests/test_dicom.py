@@ -387,3 +387,15 @@ def test_masks_come_back_in_the_order_of_positions(tmp_path):
     scan = read_scan(series(tmp_path / "case", heights=[3, 2, 1, 0]))
     np.testing.assert_array_equal(scan.voxels, VOXELS[::-1])
     np.testing.assert_array_equal(to_file_grid(MASK, scan), MASK.transpose(2, 1, 0))
+
+
+def test_a_compressed_frame_of_another_size_is_refused_before_decoding(tmp_path):
+    """libjpeg would work on the 65535 x 65535 pixels that the damaged frame promises."""
+    source = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
+    made = pydicom.dcmread(source)
+    made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
+    size, huge = b"\x10\x00\x40\x00\x40\x01", b"\x10\xff\xff\xff\xff\x01"
+    assert made.PixelData.count(size) == 1
+    made.PixelData = made.PixelData.replace(size, huge)
+    path = write(made, tmp_path / "a.dcm")
+    refused(read_dicom, path, "states (rows, columns) (65535, 65535), expected (64, 64)")

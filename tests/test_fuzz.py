@@ -60,15 +60,15 @@ def damaged(data, rng, head):
     return bytes(data)
 
 
-def fuzz(path, sound, check, capfd, *, head, files=FILES, before=b"", **options):
-    """Read damaged copies of `sound`, each after the sound bytes `before`.
+def fuzz(path, sound, check, capfd, *, head, files=FILES, before=b"", after=b"", **options):
+    """Read damaged copies of `sound`, between the sound bytes `before` and `after`.
 
     `check(scan, data)` judges those that are accepted.
     """
     rng = np.random.default_rng(len(sound))
     accepted, start = 0, time.monotonic()
     for number in range(files):
-        data = before + damaged(sound, rng, head)
+        data = before + damaged(sound, rng, head) + after
         path.write_bytes(data)
         try:
             scan = read_scan(path, **options)
@@ -178,12 +178,14 @@ def test_dicom_of_jpegs(tmp_path, capfd, name):
     """Damage to the pixels alone, on the decoders written in C; they have no checksum."""
     made = pydicom.dcmread(pydicom.data.get_testdata_file(f"{name}.dcm", download=False))
     made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
-    head = (write(made, tmp_path / "a.dcm").read_bytes())[: -len(made.PixelData)]
+    whole = write(made, tmp_path / "a.dcm").read_bytes()
+    before, after = whole.split(made.PixelData)
 
     def same(scan, data):
         return scan.voxels.shape == (1, 64, 64)
 
-    fuzz(tmp_path / "a.dcm", made.PixelData, same, capfd, head=200, files=500, before=head)
+    path, sound = tmp_path / "a.dcm", made.PixelData
+    fuzz(path, sound, same, capfd, head=80, files=500, before=before, after=after)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
