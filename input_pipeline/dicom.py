@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
+from pydicom.pixels import get_decoder
 from pydicom.uid import RLELossless
 
 from input_pipeline.scans import Scan, Stack, oriented
@@ -350,6 +351,11 @@ def _pixels(image: _Image) -> np.ndarray:
         if syntax.is_compressed:
             # Decoders that damaged bytes do not crash: others panic or abort the process.
             plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
+            if plugin not in get_decoder(syntax).available_plugins:
+                raise ValueError(
+                    f"{image.path}: compressed as {syntax.name}, and no decoder of that is here; "
+                    f"pip install pylibjpeg-libjpeg (GPL-3.0), or {AGAIN} uncompressed"
+                )
             dataset.pixel_array_options(decoding_plugin=plugin)
             if syntax != RLELossless and (size := _stated_size(dataset)) != image.shape:
                 # They believe the frame's own header, and fill gigabytes with what is not there.

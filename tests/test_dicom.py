@@ -1,5 +1,6 @@
 """DICOM series as scanners, archives and people leave them; all written here by pydicom."""
 
+import types
 import warnings
 
 import nibabel as nib
@@ -399,3 +400,13 @@ def test_a_compressed_frame_of_another_size_is_refused_before_decoding(tmp_path)
     made.PixelData = made.PixelData.replace(size, huge)
     path = write(made, tmp_path / "a.dcm")
     refused(read_dicom, path, "states (rows, columns) (65535, 65535), expected (64, 64)")
+
+
+def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
+    source = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
+    made = pydicom.dcmread(source)
+    made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
+    path = write(made, tmp_path / "a.dcm")
+    absent = types.SimpleNamespace(available_plugins=())
+    monkeypatch.setattr("input_pipeline.dicom.get_decoder", lambda syntax: absent)
+    refused(read_dicom, path, "pip install pylibjpeg-libjpeg")
