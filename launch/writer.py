@@ -1,6 +1,7 @@
 """Files a run leaves: whole or not at all, and a metric log that survives being killed."""
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -12,10 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
+
+from input_pipeline.nifti import nifti_mask
+from input_pipeline.scans import Scan
 
 _HEADER = ["step", "name", "value"]
 _UNFINISHED = ".unfinished"  # what `filling` writes to; one that is left over was killed
@@ -109,6 +114,30 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
+
+
+def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
+    """Writes a mask as a uint8 NIfTI label map on the grid of the scan's file, atomically.
+
+    Args:
+        path: .nii.gz (compressed) or .nii.
+        mask: [slices, rows, columns] of `scan.voxels`, whole numbers 0..255.
+        scan: the scan it was computed on, see `input_pipeline.nifti.nifti_mask`.
+
+    Raises:
+        ValueError: another suffix, or a mask that does not suit the scan.
+        OSError: the disk refuses.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path}: a NIfTI file is named .nii or .nii.gz")
+    image = nifti_mask(mask, scan)
+    with replacing(path) as temporary, temporary.open("wb") as raw:
+        if path.name.lower().endswith(".gz"):
+            # No name and no time inside: equal masks give equal files.
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                image.to_stream(file)
+        else:
+            image.to_stream(raw)
 
 
 class MetricWriter:
