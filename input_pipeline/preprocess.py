@@ -96,6 +96,8 @@ class Slice:
         id: name of the slice, unique within its split.
         patient: name of the patient; a slice of unknown patient is its own patient.
         spacing: millimetres per (row, column); None when unknown, as for 8-bit slices.
+        volume: name of the scan whose slices lie one above the other; None for a lone slice.
+        slice_spacing: millimetres from one slice of the volume to the next; None for a lone slice.
     """
 
     image: np.ndarray
@@ -104,6 +106,8 @@ class Slice:
     id: str
     patient: str
     spacing: tuple[float, float] | None
+    volume: str | None = None
+    slice_spacing: float | None = None
 
 
 @dataclass(frozen=True)
