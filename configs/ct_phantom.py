@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config.optim.average_decay = 0.98
     config.loss.cross_entropy = 0.5
     config.train.batch_size = 8
-    config.train.epochs = 24
+    config.train.epochs = 30
     return config
