@@ -251,8 +251,10 @@ def _indices(ids: Sequence[str], wanted: Sequence[str], path: Path) -> list[int]
 
 def _flat(config: ConfigDict) -> dict[str, Any]:
     """Fields by dotted name."""
-    return {
-        f"{group}.{name}": value
-        for group, fields in config.to_dict().items()
-        for name, value in (fields.items() if isinstance(fields, dict) else [("", fields)])
-    }
+    flat: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

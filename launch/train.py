@@ -23,7 +23,7 @@ from ssa_jax.checkpoint import Checkpoints
 from ssa_jax.evaluate import mean_dsc, predict_slices
 from ssa_jax.inference import make_predict
 from ssa_jax.state import TrainState, Variables, init_state
-from ssa_jax.steps import AXIS, make_train_step, map_step
+from ssa_jax.steps import AXIS, check_mapping, make_train_step, map_step
 from ssa_jax.train import fit
 
 
@@ -44,6 +44,7 @@ def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
     preprocessing = setup.preprocessing(config)
     augmentation = setup.augmentation(config)
     local_batch = _local_batch(config.train.batch_size)
+    check_mapping(config.train.mapping)
     source = Path(config.data.source_dir) if config.data.source_dir else None
     datasets.build(
         config.data.name,

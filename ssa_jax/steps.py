@@ -207,14 +207,19 @@ class MappedStep(NamedTuple):
     fetch: Callable[[Any], Any]
 
 
+def check_mapping(mapping: str) -> None:
+    """Raises ValueError unless `mapping` is one that `map_step` knows."""
+    if mapping not in MAPPINGS:
+        raise ValueError(f"train.mapping is {mapping!r}; expected one of {MAPPINGS}")
+
+
 def map_step(step: Step, mapping: str) -> MappedStep:
     """Map a step over all devices by 'pmap' or 'shard_map'; both give the same numbers.
 
     Raises:
       ValueError: an unknown mapping.
     """
-    if mapping not in MAPPINGS:
-        raise ValueError(f"train.mapping is {mapping!r}; expected one of {MAPPINGS}")
+    check_mapping(mapping)
     return _pmap_step(step) if mapping == "pmap" else _shard_map_step(step)
 
 
