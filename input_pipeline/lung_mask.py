@@ -97,9 +97,10 @@ def volume_lung_mask(
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
         smooth = _smooth(voxels[index], blur)
         other_gas = (_dark_regions(smooth, TISSUE_HU)[0] > 0) & (mask[index] == 0)
-        lung = _with_dense_parts(
-            (smooth >= TISSUE_HU) | other_gas, (sides[index] == RIGHT, sides[index] == LEFT)
-        )
+        # The wall of the chest is thick and no organ: only what lies between the lungs can be one.
+        inside = convex_hull_image(mask[index])
+        solid = inside & ((smooth >= TISSUE_HU) | other_gas)
+        lung = _with_dense_parts(solid, (sides[index] == RIGHT, sides[index] == LEFT))
         mask[index] = dilate(lung, dilation)
     return mask
 
