@@ -95,12 +95,7 @@ def volume_lung_mask(
     _keep_lungs(mask, voxels, blur, spacing)
     sides = lung_sides(mask)
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
-        smooth = _smooth(voxels[index], blur)
-        other_gas = (_dark_regions(smooth, TISSUE_HU)[0] > 0) & (mask[index] == 0)
-        # The wall of the chest is thick and no organ: only what lies between the lungs can be one.
-        inside = convex_hull_image(mask[index])
-        solid = inside & ((smooth >= TISSUE_HU) | other_gas)
-        lung = _with_dense_parts(solid, (sides[index] == RIGHT, sides[index] == LEFT))
+        lung = _lung_of_slice(_smooth(voxels[index], blur), sides[index])
         mask[index] = dilate(lung, dilation)
     return mask
 
@@ -143,8 +138,10 @@ def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Grow a [H, W] 0/1 mask by a disc of the given radius in pixels; uint8."""
     if pixels == 0 or not mask.any():
         return mask.astype(np.uint8)
-    near = ndimage.distance_transform_edt(mask == 0) <= pixels
-    return near.astype(np.uint8)
+    grown = np.zeros(mask.shape, np.uint8)
+    box = _box(mask > 0, pixels)
+    grown[box] = ndimage.distance_transform_edt(mask[box] == 0) <= pixels
+    return grown
 
 
 def _tissue_level(smooth: np.ndarray) -> float:
@@ -282,6 +279,25 @@ def _settle(sides: np.ndarray, lung: np.ndarray) -> None:
 def _one_side(share: np.ndarray) -> np.ndarray:
     """The side of parts of which this share lies on the right; 0 where it is not clear."""
     return np.select([share >= 1 - SEAM_SLIP, share <= SEAM_SLIP], [RIGHT, LEFT], 0)
+
+
+def _lung_of_slice(smooth: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """The lungs of a slice, uint8, from its aerated parts (RIGHT, LEFT, 0 elsewhere), not empty."""
+    other_gas = (_dark_regions(smooth, TISSUE_HU)[0] > 0) & (sides == 0)
+    solid = (smooth >= TISSUE_HU) | other_gas
+    box = _box(sides > 0, margin=2)
+    part = sides[box]
+    # The wall of the chest is thick and no organ: only what lies between the lungs can be one.
+    inside = convex_hull_image(part > 0) & solid[box]
+    lung = np.zeros(sides.shape, np.uint8)
+    lung[box] = _with_dense_parts(inside, (part == RIGHT, part == LEFT))
+    return lung
+
+
+def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """The bounding box of a mask that is not empty, widened by a margin."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(slice(max(edge.start - margin, 0), edge.stop + margin) for edge in box)
 
 
 def _with_dense_parts(tissue: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
