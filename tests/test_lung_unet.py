@@ -18,14 +18,22 @@ def body(shape=(128, 128), box=(30, 20, 90, 110), hu=0.0):
 
 def test_slice_is_cropped_to_the_body_and_scaled():
     image = body()
-    image[50:70, 40:90] = -900  # a hollow inside is body too
+    image[33:87, 23:107] = -900  # a hollow inside is body too, be its wall ever so thin
     image[60, 4:8] = 500  # a thin thing beside it is not
     prepared, box = prepare(image)
     assert box == Box(30, 20, 90, 110)
     assert prepared.shape == (256, 256)
     assert prepared.dtype == np.float32
-    np.testing.assert_allclose(prepared[:10], 1024 / 1624, rtol=1e-6)
+    np.testing.assert_allclose(prepared[:8], 1024 / 1624, rtol=1e-6)
     np.testing.assert_allclose(prepared[128, 100:150], 124 / 1624, rtol=1e-5)
+
+
+def test_pixels_in_between_are_interpolated():
+    image = body()
+    image[30:90, 20:110] = np.linspace(-400, 400, 90)
+    prepared, _ = prepare(image)
+    ramp = (np.linspace(-400, 400, 256) + 1024) / 1624
+    np.testing.assert_allclose(prepared, np.broadcast_to(ramp, (256, 256)), atol=1e-5)
 
 
 @pytest.mark.parametrize(("hu", "value"), [(3000, 1.0), (600, 1.0), (-212, 0.5)])
