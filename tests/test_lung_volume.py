@@ -134,7 +134,7 @@ def test_sides_of_one_slice(phantom):
     np.testing.assert_array_equal(lung_sides(lungs), phantom.sides[24:25])
 
 
-@pytest.mark.parametrize(("overlap", "slant"), [(2, 0.0), (8, 0.0), (2, -0.4)])
+@pytest.mark.parametrize(("overlap", "slant"), [(2, 0.0), (8, 0.0), (2, -0.6)])
 def test_lungs_that_touch_are_parted(overlap, slant):
     """Two lungs, the right one larger, whose fronts run into each other; upright and askew."""
 
@@ -142,8 +142,8 @@ def test_lungs_that_touch_are_parted(overlap, slant):
         rows = [np.roll(mask[:, row], round(slant * (row - 50)), axis=1) for row in range(SHAPE[1])]
         return np.stack(rows, axis=1)
 
-    right = askew(ellipsoid((20, 50, 38), (18, 40, 26)))
-    left = askew(ellipsoid((22, 50, 94), (14, 36, 22)))
+    right = askew(ellipsoid((20, 50, 42), (18, 40, 26)))
+    left = askew(ellipsoid((22, 50, 98), (14, 36, 22)))
     bridge = np.zeros(SHAPE, bool)
     bridge[18:26, 14 : 14 + 4 * overlap, 45:90] = True
     bridge = askew(bridge) & ~(right | left)
@@ -152,15 +152,15 @@ def test_lungs_that_touch_are_parted(overlap, slant):
     sides = lung_sides(lungs.astype(np.uint8))
     assert (sides[right] == RIGHT).mean() > 0.995
     assert (sides[left] == LEFT).mean() > 0.995
-    assert set(np.unique(sides[bridge])) == {RIGHT, LEFT}
     np.testing.assert_array_equal(sides > 0, lungs)
 
 
 def test_a_lung_that_bulges_past_the_middle_stays_whole():
     """As the right one does behind the heart: a seam cannot follow so abrupt a bulge."""
     right = ellipsoid((20, 50, 35), (18, 40, 25))
-    right[18:23, 66:72, 40:84] = True
-    left = ellipsoid((22, 40, 105), (14, 30, 18))
+    right[18:23, 66:72, 40:90] = True
+    left = np.zeros(SHAPE, bool)
+    left[10:34, 15:61, 70:115] = True
     assert not (right & left).any()
     sides = lung_sides(right | left)
     np.testing.assert_array_equal(sides, right + 2 * left)
