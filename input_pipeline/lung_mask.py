@@ -1,9 +1,10 @@
-"""Lungs from intensity and shape, for slices that come without a lung mask.
+"""Lungs of slices and scans that come without a lung mask, and which is the right one.
 
-No training and no knowledge of which way up the slice lies: every step treats rows, columns and
-the four sides alike. Aerated lung and ground-glass are found by their darkness. Dense lesions at
-the pleura are as bright as muscle, so they are won back by shape: towards the chest wall a lung is
-convex. A lobe that is consolidated through and through leaves no trace in the shape and is lost.
+From intensity and shape, without training. Aerated lung and ground-glass are found by their
+darkness. Dense lesions at the pleura are as bright as muscle, so they are won back by shape:
+towards the chest wall a lung is convex. A lobe that is consolidated through and through leaves no
+trace in the shape and is lost. A slice alone may lie any way up: every step treats rows, columns
+and the four sides alike. `lungmask_sides` asks a network that others trained instead.
 """
 
 import warnings
@@ -119,10 +120,9 @@ def lung_sides(lung: np.ndarray) -> np.ndarray:
         uint8 of that shape: 0 outside, 1 (RIGHT) the patient's right lung, 2 (LEFT) the left.
     """
     sides = np.zeros(lung.shape, np.uint8)
-    sagittal = np.zeros((lung.shape[0], lung.shape[2]), np.int64)
-    for index, plane in enumerate(lung):
-        sagittal[index] = np.count_nonzero(plane, axis=0)
-    profile = sagittal.sum(axis=0)  # lung in each sagittal plane
+    profile = np.zeros(lung.shape[2], np.int64)  # lung in each sagittal plane
+    for plane in lung:
+        profile += np.count_nonzero(plane, axis=0)
     if not profile.any():
         return sides
     seams, crossed = _seams(lung, profile)
@@ -275,9 +275,11 @@ def _are_lungs(
 
 
 def _seams(lung: np.ndarray, profile: np.ndarray) -> tuple[np.ndarray, int]:
-    """A path from the first to the last row of each slice, [slices, rows], last column on its right
+    """Paths through each slice that part right from left and cross the least lung.
 
-    side of the patient, and the number of lung pixels on all of them together.
+    Returns:
+        [slices, rows] the last column on the patient's right side, and how many pixels of lung
+        the paths cross in all.
     """
     present = np.flatnonzero(profile)
     margin = round(SEAM_MARGIN * (present[-1] - present[0]))
