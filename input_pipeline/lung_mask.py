@@ -1,15 +1,21 @@
-"""Lungs from intensity and shape, for slices that come without a lung mask.
+"""Lungs of slices and scans that come without a lung mask, and which is the right one.
 
-No training and no knowledge of which way up the slice lies: every step treats rows, columns and
-the four sides alike. Aerated lung and ground-glass are found by their darkness. Dense lesions at
-the pleura are as bright as muscle, so they are won back by shape: towards the chest wall a lung is
-convex. A lobe that is consolidated through and through leaves no trace in the shape and is lost.
+From intensity and shape, without training. Aerated lung and ground-glass are found by their
+darkness. Dense lesions at the pleura are as bright as muscle, so they are won back by shape:
+towards the chest wall a lung is convex. A lobe that is consolidated through and through leaves no
+trace in the shape and is lost. A slice alone may lie any way up: every step treats rows, columns
+and the four sides alike. `lungmask_sides` asks a network that others trained instead.
 """
+
+import warnings
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import convex_hull_image
+
+from input_pipeline.components import Components
 
 AIR_HU = -1024.0
 TISSUE_HU = -200.0  # between ground-glass (above -700) and fat (about -100)
@@ -22,6 +28,20 @@ GAS_SHARE = 0.05  # of the body's pixels; a larger component is lung however dar
 CLOSING = 0.05  # vessels and small lesions at the lung's edge
 ORGAN = 0.115  # tissue in which a disc of this radius fits is heart, liver or spine
 MEDIAL_REACH = 0.2  # how far past a lung's centre, towards the other lung, its hull is trusted
+BLUR_MM = 1.0  # smoothing of a scan; a pixel, where that is less or the spacing unknown
+# What a part of a whole scan must be to count as lung.
+AERATED_HU = -500.0
+MIN_AERATED = 0.3  # of its voxels are darker than that; faeces are not
+PURE_GAS = 0.8  # of its voxels are below GAS_HU: not lung, however large
+MIN_OF_LARGEST = 0.02  # of the voxels of the largest such part
+MIN_ML = 10.0
+# Right and left.
+RIGHT, LEFT = 1, 2
+ONE_LUNG = 0.35  # the seams cross more than this share of the largest sagittal plane: one lung
+SEAM_MARGIN = 0.2  # of the lungs' width, left and right, that the seams keep out of
+SEAM_PULL = 2e-4  # lung pixels that a seam gives to be a column nearer to its place, per row
+SEAM_SLIP = 0.05  # a part with less than this share beyond the seam lies on one side
+SEAM_SLICES = 16  # at a time
 
 
 def threshold_lung_mask(image: np.ndarray, *, intensity: str, dilation: int) -> np.ndarray:
@@ -45,26 +65,132 @@ def threshold_lung_mask(image: np.ndarray, *, intensity: str, dilation: int) -> 
     """
     if intensity not in ("hu", "uint8"):
         raise ValueError(f"intensity is {intensity!r}, expected 'hu' or 'uint8'")
-    smooth = ndimage.gaussian_filter(np.maximum(image.astype(np.float32), AIR_HU), 1.0)
+    smooth = _smooth(image)
     level = TISSUE_HU if intensity == "hu" else _tissue_level(smooth)
     aerated = _aerated(smooth, level, GAS_HU if intensity == "hu" else -np.inf)
     if not aerated.any():
         return np.zeros(image.shape, np.uint8)
-    scale = float(np.sqrt(aerated.sum()))
-    sides = [_close(side, CLOSING * scale) for side in _split(aerated)]
-    organ = _open(smooth >= level, ORGAN * scale)
-    lung = sides[0] | sides[1]
-    for side, other in (sides, sides[::-1]):
-        lung |= ndimage.binary_fill_holes(side | _costal_hull(side, other)) & ~organ
-    return dilate(lung.astype(np.uint8), dilation)
+    return dilate(_with_dense_parts(smooth >= level, _split(aerated)), dilation)
+
+
+def volume_lung_mask(
+    voxels: np.ndarray, *, spacing: tuple[float, float, float] | None, dilation: int
+) -> np.ndarray:
+    """Find the lungs of a whole scan.
+
+    Each slice as `threshold_lung_mask` does it, but what is lung is decided over the whole scan: a
+    part that is small in its slice counts when it hangs together with a lung, and gas in the bowel,
+    the windpipe above the lungs and hollows of the table do not. Beyond the input it takes two
+    bytes per voxel and a few slices.
+
+    Args:
+        voxels: [slices, rows, columns] HU, int16 or float32; slices inferior to superior, columns
+            from the patient's right to the left.
+        spacing: millimetres between (slices, rows, columns); None when unknown.
+        dilation: pixels added around the mask in each slice at the end, 0 or more.
+
+    Returns:
+        [slices, rows, columns] uint8, 1 inside the lungs; all 0 where the scan holds no lung.
+    """
+    if len(voxels) == 1:  # nothing above or below to judge by
+        return threshold_lung_mask(voxels[0], intensity="hu", dilation=dilation)[None]
+    mask = np.zeros(voxels.shape, np.uint8)
+    blur = 1.0 if spacing is None else min(1.0, BLUR_MM / max(spacing[1:]))
+    _keep_lungs(mask, voxels, blur, spacing)
+    sides = lung_sides(mask)
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        lung = _lung_of_slice(_smooth(voxels[index], blur), sides[index])
+        mask[index] = dilate(lung, dilation)
+    return mask
+
+
+def lung_sides(lung: np.ndarray) -> np.ndarray:
+    """Tell the right lung from the left.
+
+    In each slice a seam from front to back parts them where it crosses least lung, near the column
+    that does so over the whole scan; a part that a seam hardly touches goes to one side as a whole.
+    Where every seam would cross a lung through its body there is one lung alone: it is the right
+    one if its centre of mass lies to the patient's right of the scan's middle column.
+
+    Args:
+        lung: [slices, rows, columns] of 0 and 1, any number of slices; columns from the patient's
+            right to the left.
+
+    Returns:
+        uint8 of that shape: 0 outside, 1 (RIGHT) the patient's right lung, 2 (LEFT) the left.
+    """
+    sides = np.zeros(lung.shape, np.uint8)
+    profile = np.zeros(lung.shape[2], np.int64)  # lung in each sagittal plane
+    for plane in lung:
+        profile += np.count_nonzero(plane, axis=0)
+    if not profile.any():
+        return sides
+    seams, crossed = _seams(lung, profile)
+    if crossed > ONE_LUNG * profile.max():
+        centre = np.average(np.arange(profile.size), weights=profile)
+        sides[lung > 0] = RIGHT if centre <= (profile.size - 1) / 2 else LEFT
+        return sides
+    columns = np.arange(lung.shape[2])
+    for index in range(len(lung)):
+        sides[index] = np.where(columns <= seams[index][:, None], RIGHT, LEFT)
+    _settle(sides, lung)
+    return sides
+
+
+def lungmask_sides(voxels: np.ndarray, weights: Path) -> np.ndarray:
+    """Find the lungs of a whole scan with the package `lungmask` and its U-Net R231.
+
+    Nothing is downloaded. Checked with lungmask 0.2.22, which takes several times the memory of
+    the scan; `lung_unet` is the same network within a few bytes per voxel.
+
+    Args:
+        voxels: [slices, rows, columns] HU, int16 or float32; slices inferior to superior, rows
+            from the front to the back, columns from the patient's right to the left.
+        weights: file of the published R231 (or R231CovidWeb) weights, .pth.
+
+    Returns:
+        [slices, rows, columns] uint8: 0 outside, 1 (RIGHT) the patient's right lung, 2 (LEFT) the
+        left.
+
+    Raises:
+        ValueError: the package is not installed, or cannot use the file.
+        FileNotFoundError: no such file.
+    """
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: no such file; download the R231 weights of lungmask")
+    with warnings.catch_warnings():  # the package silences warnings for good
+        try:
+            from lungmask import LMInferer
+        except ImportError as error:
+            raise ValueError(
+                f"lung masks of the package lungmask need it installed ({error}): "
+                f"pip install lungmask"
+            ) from error
+        try:
+            inferer = LMInferer(modelpath=str(weights), tqdm_disable=True)
+        except Exception as error:  # PyTorch raises many kinds on damaged or foreign files
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{weights}: lungmask cannot load it ({reason}); expected the .pth file of its "
+                f"R231 weights"
+            ) from error
+        outputs = inferer.model.last.out_channels
+        if outputs != 3:
+            raise ValueError(
+                f"{weights}: the network has {outputs} classes, expected 3 (background, right, "
+                f"left); the R231 weights have them, those of the lobes do not"
+            )
+        return inferer.apply(voxels)
 
 
 def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Grow a [H, W] 0/1 mask by a disc of the given radius in pixels; uint8."""
     if pixels == 0 or not mask.any():
         return mask.astype(np.uint8)
-    near = ndimage.distance_transform_edt(mask == 0) <= pixels
-    return near.astype(np.uint8)
+    grown = np.zeros(mask.shape, np.uint8)
+    box = _box(mask > 0, pixels)
+    grown[box] = ndimage.distance_transform_edt(mask[box] == 0) <= pixels
+    return grown
 
 
 def _tissue_level(smooth: np.ndarray) -> float:
@@ -78,21 +204,164 @@ def _tissue_level(smooth: np.ndarray) -> float:
     return float(dark + TISSUE_FRACTION * (bright - dark))
 
 
+def _smooth(image: np.ndarray, pixels: float = 1.0) -> np.ndarray:
+    return ndimage.gaussian_filter(np.maximum(image.astype(np.float32), AIR_HU), pixels)
+
+
+def _dark_regions(smooth: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Dark components inside the body: labels [H, W] (0 elsewhere), their numbers, body pixels."""
+    labels, count = ndimage.label(smooth < level)
+    outside = np.zeros(count + 1, bool)
+    outside[labels[np.ix_((0, -1), (0, -1))]] = True
+    outside[0] = False
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    body = int(smooth.size - sizes[outside].sum())
+    outside[0] = True
+    labels[outside[labels]] = 0
+    return labels, np.flatnonzero(~outside), body
+
+
 def _aerated(smooth: np.ndarray, level: float, gas: float) -> np.ndarray:
     """Dark components inside the body that are large enough for a lung and not pure gas."""
-    labels, count = ndimage.label(smooth < level)
-    outside = np.unique(labels[np.ix_((0, -1), (0, -1))])
-    outside = outside[outside > 0]
-    body = smooth.size - np.isin(labels, outside).sum()
-    index = np.setdiff1d(np.arange(1, count + 1), outside)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[index]
+    labels, index, body = _dark_regions(smooth, level)
+    sizes = np.bincount(labels.ravel())
     lung = [
         i
-        for i, size in zip(index, sizes, strict=True)
-        if size >= GAS_SHARE * body
-        or (size >= MIN_SHARE * body and np.percentile(smooth[labels == i], 10) >= gas)
+        for i in index
+        if sizes[i] >= GAS_SHARE * body
+        or (sizes[i] >= MIN_SHARE * body and np.percentile(smooth[labels == i], 10) >= gas)
     ]
     return np.isin(labels, lung)
+
+
+def _keep_lungs(
+    mask: np.ndarray,
+    voxels: np.ndarray,
+    blur: float,
+    spacing: tuple[float, float, float] | None,
+) -> None:
+    """Write the aerated parts of the lungs into `mask` [slices, rows, columns], which is zero."""
+    regions = [np.zeros((4, 0))]  # of all slices: size, gas, well aerated, share of its body
+    for index, image in enumerate(voxels):
+        smooth = _smooth(image, blur)
+        labels, numbers, body = _dark_regions(smooth, TISSUE_HU)
+        counts = [
+            np.bincount(labels[inside], minlength=labels.max() + 1)[numbers]
+            for inside in (labels > 0, smooth < GAS_HU, smooth < AERATED_HU)
+        ]
+        size, gas = counts[0], counts[1]
+        lung = (size >= GAS_SHARE * body) | (gas <= 0.1 * size)
+        mask[index] = np.isin(labels, numbers[lung])
+        regions.append(np.stack([*counts, size / max(body, 1)])[:, lung])
+    parts = Components(mask)
+    lung = _are_lungs(parts, np.concatenate(regions, axis=1), spacing)[parts.of_region]
+    chosen = np.concatenate([[False], lung])
+    for index in range(len(mask)):
+        mask[index] = chosen[parts.labels(index)]
+
+
+def _are_lungs(
+    parts: Components, regions: np.ndarray, spacing: tuple[float, float, float] | None
+) -> np.ndarray:
+    """Which components are lungs, [count] bool."""
+    size, gas, aerated = (parts.totals(row) for row in regions[:3])
+    section = np.zeros(parts.count)
+    np.maximum.at(section, parts.of_region, regions[3])
+    lung = (section >= MIN_SHARE) & (gas < PURE_GAS * size) & (aerated >= MIN_AERATED * size)
+    if spacing is not None:
+        lung &= size * np.prod(spacing) >= 1000.0 * MIN_ML
+    largest = size[lung].max(initial=0.0)
+    return lung & (size >= MIN_OF_LARGEST * largest)
+
+
+def _seams(lung: np.ndarray, profile: np.ndarray) -> tuple[np.ndarray, int]:
+    """Paths through each slice that part right from left and cross the least lung.
+
+    Returns:
+        [slices, rows] the last column on the patient's right side, and how many pixels of lung
+        the paths cross in all.
+    """
+    present = np.flatnonzero(profile)
+    margin = round(SEAM_MARGIN * (present[-1] - present[0]))
+    first, last = present[0] + margin, present[-1] - margin + 1
+    band = profile[first:last]
+    away = np.abs(np.arange(band.size) - (band.size - 1) / 2)
+    near = np.abs(np.arange(band.size) - np.lexsort((away, band))[0]) * SEAM_PULL
+    seams = np.empty(lung.shape[:2], np.int64)
+    crossed = 0
+    for start in range(0, len(lung), SEAM_SLICES):
+        inside = lung[start : start + SEAM_SLICES, :, first:last] > 0
+        cost = near + inside[:, 0]
+        steps = np.empty(inside.shape, np.int8)
+        for row in range(1, inside.shape[1]):
+            padded = np.pad(cost, ((0, 0), (1, 1)), constant_values=np.inf)
+            before = np.stack([padded[:, 1:-1], padded[:, :-2], padded[:, 2:]])
+            best = before.argmin(axis=0)
+            steps[:, row] = np.array([0, -1, 1], np.int8)[best]
+            cost = before.min(axis=0) + near + inside[:, row]
+        column = cost.argmin(axis=1)
+        every = np.arange(len(inside))
+        for row in range(inside.shape[1] - 1, -1, -1):
+            seams[start : start + len(inside), row] = column + first
+            crossed += int(inside[every, row, column].sum())
+            if row:
+                column = column + steps[every, row, column]
+    return seams, crossed
+
+
+def _settle(sides: np.ndarray, lung: np.ndarray) -> None:
+    """Give what a seam hardly touches to one side, and clear what is no lung; `sides` changes."""
+    parts = Components(lung)
+    total = parts.of_region.size
+    size, right = np.zeros(total), np.zeros(total)
+    for index in range(len(lung)):
+        labels = parts.labels(index)
+        size += np.bincount(labels.ravel(), minlength=total + 1)[1:]
+        right += np.bincount(labels[sides[index] == RIGHT], minlength=total + 1)[1:]
+    whole = _one_side(parts.totals(right) / parts.totals(size))[parts.of_region]
+    whole = np.where(whole > 0, whole, _one_side(right / size))
+    choice = np.concatenate([[0], whole]).astype(np.uint8)
+    for index in range(len(lung)):
+        labels = parts.labels(index)
+        settled = choice[labels]
+        sides[index] = np.where((labels > 0) & (settled == 0), sides[index], settled)
+
+
+def _one_side(share: np.ndarray) -> np.ndarray:
+    """The side of parts of which this share lies on the right; 0 where it is not clear."""
+    return np.select([share >= 1 - SEAM_SLIP, share <= SEAM_SLIP], [RIGHT, LEFT], 0)
+
+
+def _lung_of_slice(smooth: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """The lungs of a slice, uint8, from its aerated parts (RIGHT, LEFT, 0 elsewhere), not empty."""
+    other_gas = (_dark_regions(smooth, TISSUE_HU)[0] > 0) & (sides == 0)
+    solid = (smooth >= TISSUE_HU) | other_gas
+    box = _box(sides > 0, margin=2)
+    part = sides[box]
+    # The wall of the chest is thick and no organ: only what lies between the lungs can be one.
+    inside = convex_hull_image(part > 0) & solid[box]
+    lung = np.zeros(sides.shape, np.uint8)
+    lung[box] = _with_dense_parts(inside, (part == RIGHT, part == LEFT))
+    return lung
+
+
+def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """The bounding box of a mask that is not empty, widened by a margin."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(slice(max(edge.start - margin, 0), edge.stop + margin) for edge in box)
+
+
+def _with_dense_parts(tissue: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The lungs of a slice, uint8, from the aerated parts of the one and the other."""
+    scale = float(np.sqrt(sides[0].sum() + sides[1].sum()))
+    lung = np.zeros(tissue.shape, bool)
+    if not scale:
+        return lung.astype(np.uint8)
+    closed = [_close(side, CLOSING * scale) for side in sides]
+    organ = _open(tissue, ORGAN * scale)
+    for side, other in (closed, closed[::-1]):
+        lung |= side | (ndimage.binary_fill_holes(side | _costal_hull(side, other)) & ~organ)
+    return lung.astype(np.uint8)
 
 
 def _split(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
