@@ -37,7 +37,7 @@ _STEM = {
     "published": {"stem": "firstconv.0", "stem_norm": "firstconv.1"},
     "torchvision": {"stem": "conv1", "stem_norm": "bn1"},
 }
-_LEAF = {
+LEAF = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
@@ -74,7 +74,7 @@ def torch_name(path: tuple[str, ...], layout: str) -> str | None:
         module = _HEAD[path[1]]
     else:
         module = f"decoder{path[1].removeprefix('layer')}.{path[2]}"
-    return f"{module}.{_LEAF[path[-1]]}"
+    return f"{module}.{LEAF[path[-1]]}"
 
 
 def _encoder_module(path: tuple[str, ...], layout: str) -> str:

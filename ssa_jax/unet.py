@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ssa_jax.torch_weights import Conversion
+from ssa_jax.torch_weights import LEAF, Conversion
 
 LABELS = 3  # background, right lung, left lung
 DEPTH = 5
@@ -24,13 +24,6 @@ MULTIPLE = 2 ** (DEPTH - 1)  # height and width are multiples of this
 # Layers that the published files hold and R231 never runs, and a counter of training steps.
 UNUSED = (".residual_input_conv.", ".residual_batchnorm.", ".num_batches_tracked")
 _PLACE = {"conv1": 0, "norm1": 2, "conv2": 3, "norm2": 5}  # in PyTorch's block
-_LEAF = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 
 
 class ConvBlock(nn.Module):
@@ -109,7 +102,7 @@ def torch_name(path: tuple[str, ...]) -> str:
         name = f"up_path.{DEPTH - 2 - level}.up.1"
     else:
         name = module
-    return f"{name}.{_LEAF[leaf]}"
+    return f"{name}.{LEAF[leaf]}"
 
 
 def convert(state_dict: Mapping[str, np.ndarray], model: LungUNet | None = None) -> Conversion:
