@@ -1,8 +1,11 @@
 """NIfTI volumes in, label maps with the same geometry out."""
 
 import gzip
+import itertools
 import math
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,6 +68,69 @@ def read_nifti(path: Path, *, intensity: str, axes: str | None = None) -> Scan:
         notes=notes,
         header=header,
     )
+
+
+def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -> Scan:
+    """Read a label map, its slices lying as those of `read_nifti`.
+
+    Args:
+        path: as for `read_nifti`.
+        labels: what the map may hold.
+        axes: as for `read_nifti`.
+
+    Returns:
+        A scan whose voxels are uint8 labels.
+
+    Raises:
+        ValueError: as `read_nifti`, or values that are no such labels; they are listed.
+        OSError: the file cannot be opened.
+    """
+    scan = read_nifti(path, intensity="hu", axes=axes)
+    found = {float(value) for values in scan.voxels for value in np.unique(values)}
+    stray = sorted(found - set(labels))
+    if stray:
+        listed = ", ".join(f"{value:g}" for value in stray[:8]) + ", ..." * (len(stray) > 8)
+        raise ValueError(
+            f"{path}: holds the values {listed}, expected only the labels "
+            f"{', '.join(map(str, labels))}; relabel it or name the right file"
+        )
+    return replace(scan, voxels=scan.voxels.astype(np.uint8), intensity="uint8", notes=())
+
+
+def same_grid(one: Scan, other: Scan, *, tolerance: float = 0.1) -> str:
+    """Why two scans do not lie on one grid; empty where they do.
+
+    Args:
+        one, other: as read.
+        tolerance: of the place of every voxel, in voxels; headers round their numbers.
+    """
+    if one.voxels.shape != other.voxels.shape:
+        return f"{_by(one.voxels.shape)} voxels against {_by(other.voxels.shape)}"
+    if one.affine is None or other.affine is None:
+        return ""
+    apart = np.abs(_corners(one) - _corners(other)).max()
+    smallest = np.linalg.norm(one.affine[:3, :3], axis=0).min()
+    if apart > tolerance * smallest:
+        return f"their affines place a voxel {apart:.3g} mm apart"
+    return ""
+
+
+def _corners(scan: Scan) -> np.ndarray:
+    """World coordinates of the corner voxels of `scan.voxels`, [8, 3]."""
+    assert scan.affine is not None
+    places = []
+    for corner in itertools.product((False, True), repeat=3):
+        own = [0.0, 0.0, 0.0, 1.0]
+        for last, axis, flip, size in zip(
+            corner, scan.axes, scan.flips, scan.voxels.shape, strict=True
+        ):
+            own[axis] = size - 1 if last != flip else 0
+        places.append(scan.affine @ own)
+    return np.array(places)[:, :3]
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def nifti_mask(mask: np.ndarray, scan: Scan) -> nib.Nifti1Image:

@@ -127,6 +127,34 @@ class Prepared:
     grid: Grid
 
 
+def windowed(hu: np.ndarray) -> np.ndarray:
+    """Hounsfield units as the 8-bit grey values of the lung window (section 4.1).
+
+    Args:
+        hu: any shape; -1250 HU and below become 0, 250 HU and above 255.
+
+    Returns:
+        uint8, same shape.
+    """
+    low, high = HU_WINDOW
+    share = (hu.astype(np.float32) - low) / (high - low)
+    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+
+
+def unwindowed(grey: np.ndarray) -> np.ndarray:
+    """Hounsfield units back from 8-bit grey values of the lung window (section 4.1).
+
+    Args:
+        grey: any shape, 0 to 255.
+
+    Returns:
+        int16 in [-1250, 250], same shape; each is within 3 HU of what was windowed, unless the
+        window cut it off.
+    """
+    low, high = HU_WINDOW
+    return np.rint(low + grey.astype(np.float32) * ((high - low) / 255)).astype(np.int16)
+
+
 def fit_grid(height: int, width: int, image_size: int) -> Grid:
     """Centre a slice in the square, its longer side filling it, its aspect kept.
 

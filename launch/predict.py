@@ -1,11 +1,17 @@
-"""Segment pictures of CT slices: `python -m launch.predict --workdir W --out DIR INPUT...`.
+"""Segment CT scans or pictures: `python -m launch.predict --workdir W --out DIR INPUT...`.
 
-Inputs are 8-bit grey PNG or JPEG files, or folders of them (not their subfolders). For each input
+Scans are NIfTI files (state --intensity, as the format does not say what its values are), DICOM
+files or folders of slices, or folders of NIfTI files; for each, DIR gets NAME.nii.gz on the scan's
+own grid, NAME.png to look at and a row of volumes.csv (mL). See launch/predict_scans.py.
+
+Pictures are 8-bit grey PNG or JPEG files, or folders of them (not their subfolders). For each input
 DIR gets NAME.png, the class of each pixel on the input's own grid (0 background, 1 and 2 lesion
 classes: nearly black to the eye, so multiply by 100 to see them or load it with
 numpy.asarray(PIL.Image.open(file))), and NAME_overlay.png, to look at. areas.csv sums them up.
-Slices are prepared as the workdir's own configuration says. Every input is read before the first
-is predicted, and DIR, which must be new or empty, is filled at the end: all or nothing.
+Every picture is read before the first is predicted.
+
+Slices are prepared as the workdir's own configuration says. DIR, which must be new or empty, is
+filled at the end: all or nothing.
 """
 
 import argparse
@@ -22,9 +28,13 @@ from PIL import Image
 from input_pipeline.loader import eval_batches
 from input_pipeline.preprocess import Preprocessing, Slice, from_grid, lung_of, normalize
 from input_pipeline.readers import SUFFIXES, read_image, read_mask
+from input_pipeline.scan_slices import WINDOWED
 from launch import command, setup
 from launch.evaluate import picture
+from launch.lung_masks import find_scans
 from launch.pictures import contact_sheet
+from launch.predict_scans import TABLE as SCAN_TABLE
+from launch.predict_scans import Reading, predict_scans
 from launch.writer import filling, is_filled, progress, replacing, write_table
 from ssa_jax.checkpoint import WHICH
 from ssa_jax.evaluate import SlicePrediction, predict_slices
@@ -94,26 +104,45 @@ class Pictures(Sequence[Slice]):
 def main(arguments: list[str]) -> None:
     """Read the options and predict."""
     parser = argparse.ArgumentParser(prog="launch.predict", description=__doc__)
-    parser.add_argument("inputs", nargs="+", type=Path, help="pictures, or folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, help="scans or pictures, or folders of them"
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, new or empty")
     parser.add_argument(
-        "--lung-dir", type=Path, help="folder with a lung mask NAME.png (0 and 1, or 255) per input"
+        "--lung-dir",
+        type=Path,
+        help="folder with a lung mask per input: NAME.nii.gz (1 right, 2 left, or 1 for both) of a "
+        "scan, NAME.png (0 and 1, or 255) of a picture",
     )
+    parser.add_argument(
+        "--intensity",
+        choices=("hu", WINDOWED),
+        help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
+    )
+    parser.add_argument("--series", help="which series of a DICOM folder that holds several")
+    parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
-    predict(
-        options.workdir,
-        find_inputs(options.inputs),
-        options.out,
-        lung_dir=options.lung_dir,
-        which=options.which,
-        pictures=not options.no_pictures,
-        quiet=options.quiet,
-    )
-    print(f"{options.out}: the results are summed up in {options.out / TABLE}")
+    shared = {
+        "which": options.which,
+        "pictures": not options.no_pictures,
+        "quiet": options.quiet,
+    }
+    if all(_holds_pictures(path) for path in options.inputs):
+        paths = find_inputs(options.inputs)
+        predict(options.workdir, paths, options.out, lung_dir=options.lung_dir, **shared)
+        table = TABLE
+    elif any(_holds_pictures(path) for path in options.inputs):
+        raise ValueError("some inputs are pictures and some are scans; predict each kind alone")
+    else:
+        reading = Reading(options.intensity, options.series, options.axes, options.lung_dir)
+        scans = find_scans(options.inputs)
+        predict_scans(options.workdir, scans, options.out, reading, **shared)
+        table = SCAN_TABLE
+    print(f"{options.out}: the results are summed up in {options.out / table}")
 
 
 def find_inputs(inputs: Sequence[Path]) -> list[Path]:
@@ -211,7 +240,7 @@ def _check_network(workdir: Path, preprocessing: Preprocessing, lung_dir: Path |
     if preprocessing.intensity == "hu":
         raise ValueError(
             f"{workdir}: this network reads Hounsfield units, which 8-bit pictures do not have. "
-            "Use a network that was trained on 8-bit slices."
+            "Use a network that was trained on 8-bit slices, or predict the scan itself."
         )
     if preprocessing.lung_mask == "file" and lung_dir is None:
         raise ValueError(
@@ -223,6 +252,14 @@ def _check_network(workdir: Path, preprocessing: Preprocessing, lung_dir: Path |
             f"{workdir}: this network takes no lung masks from files (data.lung_mask="
             f"{preprocessing.lung_mask!r}); leave --lung-dir out."
         )
+
+
+def _holds_pictures(path: Path) -> bool:
+    """Whether an input is a picture or a folder of pictures; anything else counts as a scan."""
+    if path.is_dir():
+        names = [entry.name.lower() for entry in path.iterdir() if entry.is_file()]
+        return any(name.endswith(SUFFIXES) for name in names) or not names
+    return path.suffix.lower() in SUFFIXES
 
 
 def _is_picture(path: Path) -> bool:
