@@ -3,6 +3,8 @@
 Prints the table of both metric blocks and writes `metrics.json`, `cases.csv` (a row for each slice
 and class) and, with `--pictures N`, an overlay for each of the first N slices in `pictures/` and
 the first 12 of them in `pictures.png`. They replace an earlier evaluation in the same folder.
+Where slices make up volumes, the `standard` block is over whole volumes in 3-D (`volumes.csv`) and
+`paper_compat` over slices.
 """
 
 import argparse
@@ -19,11 +21,11 @@ from launch import command, setup
 from launch.pictures import SlicePicture, contact_sheet
 from launch.writer import filling, progress, write_json, write_table
 from ssa_jax.checkpoint import WHICH
-from ssa_jax.evaluate import SlicePrediction, predict_slices, score
+from ssa_jax.evaluate import SlicePrediction, VolumeScores, predict_slices, score
 from ssa_jax.inference import make_predict
 from ssa_jax.metrics import CaseRow, format_table, summarize
 
-OUTPUTS = ("metrics.json", "cases.csv", "pictures", "pictures.png")
+OUTPUTS = ("metrics.json", "cases.csv", "volumes.csv", "pictures", "pictures.png")
 SHEET_ROWS = 12  # of pictures.png
 
 
@@ -97,9 +99,9 @@ def evaluate(
         filling(out, owned=OUTPUTS) as folder,
         progress(len(slices), quiet=quiet) as bar,
     ):
-        rows = _score_and_draw(config, predictions, folder, pictures, bar.update)
+        rows, volumes = _score_and_draw(config, predictions, folder, pictures, bar.update)
         fields = config.to_dict()
-        summary = summarize(rows) | {
+        summary = _summary(rows, volumes) | {
             "workdir": str(workdir),
             "split": split,
             "checkpoint": which,
@@ -107,6 +109,8 @@ def evaluate(
             "config": {group: fields[group] for group in ("data", "model", "attention", "eval")},
         }
         write_table(folder / "cases.csv", rows)
+        if volumes:
+            write_table(folder / "volumes.csv", volumes)
         write_json(folder / "metrics.json", summary)
     return summary
 
@@ -139,14 +143,16 @@ def _score_and_draw(
     folder: Path,
     pictures: int,
     tick: Callable[[], Any],
-) -> list[CaseRow]:
-    """Rows of all predictions; pictures of the first ones."""
+) -> tuple[list[CaseRow], list[CaseRow]]:
+    """Rows of all slices and of the volumes they make up; pictures of the first slices."""
     names = setup.class_names(config)
     rows: list[CaseRow] = []
+    volumes = VolumeScores(names, config.eval.tolerance)
     sheet: list[SlicePicture] = []
     for number, prediction in enumerate(predictions):
         scored = score(prediction, names, config.eval.tolerance)
         rows += scored
+        volumes.add(prediction)
         if number < pictures:
             row = picture(prediction, _title(scored), setup.intensity(config))
             path = folder / "pictures" / f"{prediction.slice.id}.png"
@@ -155,7 +161,14 @@ def _score_and_draw(
         tick()
     if sheet:
         contact_sheet(folder / "pictures.png", sheet, class_names=names)
-    return rows
+    return rows, volumes.rows()
+
+
+def _summary(rows: Sequence[CaseRow], volumes: Sequence[CaseRow]) -> dict[str, Any]:
+    """Of the volumes where there are any, with the paper's block over their slices."""
+    if not volumes:
+        return summarize(rows)
+    return summarize(volumes) | {"paper_compat": summarize(rows)["paper_compat"]}
 
 
 def picture(prediction: SlicePrediction, title: str, intensity: str) -> SlicePicture:

@@ -3,7 +3,8 @@
 For each scan the output folder gets NAME.nii.gz, the class of each voxel on the scan's own grid
 (0 background, 1 and 2 lesion classes), and NAME.png, a picture of slices spread over the lungs;
 volumes.csv sums the scans up, in mL. Slices below and above the lungs are not looked at, and a
-scan without lungs gets an empty mask and a line that says so.
+scan without lungs gets an empty mask and a line that says so. What the network calls lesion and
+touches no lung (gas in the stomach, say) is set to background, and its volume told.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import ndimage
 
 from input_pipeline.loader import eval_batches
 from input_pipeline.preprocess import Preprocessing, from_grid
@@ -93,7 +95,9 @@ def predict_scans(
                 print(f"{path}: {note}", file=sys.stderr)
             sides = _sides(scan, reading.lung_dir, name)
             labels, drawn = _segment(network, scan, sides, pictures=pictures, quiet=quiet)
+            dropped = drop_outside(labels, sides)
             row = {"file": str(path)} | volumes(labels, sides, scan.spacing, names)
+            row["dropped_ml"] = dropped * _millilitres(scan.spacing)
             print(f"{path}: {_in_words(row, names)}")
             write_nifti_mask(folder / name, labels, scan)
             if drawn:
@@ -121,8 +125,7 @@ def volumes(
       Volumes in mL; of a class in all, in each lung and outside both. A class's share of a lung
       counts what lies inside it and is None where that lung is absent.
     """
-    assert spacing is not None
-    voxel = float(np.prod(spacing)) / 1000
+    voxel = _millilitres(spacing)
     counts = np.zeros((3, len(names) + 1))
     for side, chosen in zip(sides, labels, strict=True):
         pairs = side.astype(np.intp) * (len(names) + 1) + chosen
@@ -143,6 +146,31 @@ def volumes(
         row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
         row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
     return row
+
+
+def drop_outside(labels: np.ndarray, sides: np.ndarray) -> int:
+    """Set to background what hangs together with no lung: gas in the bowel, mostly.
+
+    A consolidated lobe that the lung mask lost stays as long as it touches what is left.
+
+    Args:
+      labels: `[slices, rows, columns]` class index, changed in place.
+      sides: same shape, above 0 inside the lungs.
+
+    Returns:
+      The number of voxels set to background.
+    """
+    parts, count = ndimage.label(labels > 0, structure=np.ones((3, 3, 3)))
+    touching = np.zeros(count + 1, bool)
+    for part, side in zip(parts, sides, strict=True):
+        touching[part[side > 0]] = True
+    touching[0] = True  # the background
+    dropped = 0
+    for part, chosen in zip(parts, labels, strict=True):
+        outside = ~touching[part]
+        dropped += int(outside.sum())
+        chosen[outside] = 0
+    return dropped
 
 
 def _segment(
@@ -186,6 +214,12 @@ def _check_lungs(workdir: Path, preprocessing: Preprocessing, lung_dir: Path | N
         )
 
 
+def _millilitres(spacing: tuple[float, float, float] | None) -> float:
+    """Volume of a voxel."""
+    assert spacing is not None
+    return float(np.prod(spacing)) / 1000
+
+
 def _share(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
@@ -194,8 +228,10 @@ def _in_words(row: Mapping[str, Any], names: Sequence[str]) -> str:
     """A line for the user."""
     if not row["lung_ml"]:
         return "no lung found; the mask is empty"
-    parts = [
-        f"{name} {row[f'{name}_ml']:.1f} mL ({row[f'{name}_share_of_lung']:.1%} of the lungs)"
-        for name in names
-    ]
-    return f"lungs {row['lung_ml']:.0f} mL, {', '.join(parts)}"
+    parts = [f"lungs {row['lung_ml']:.0f} mL"]
+    for name in names:
+        inside = f"{row[f'{name}_share_of_lung']:.1%} of the lungs"
+        parts.append(f"{name} {row[f'{name}_ml']:.1f} mL ({inside})")
+    if row["dropped_ml"]:
+        parts.append(f"{row['dropped_ml']:.1f} mL that touched no lung dropped")
+    return ", ".join(parts)

@@ -77,6 +77,61 @@ def score(
     )
 
 
+class VolumeScores:
+    """The `standard` block over whole volumes, gathered from slices that come one after another.
+
+    Args:
+      class_names: of the classes 1, 2, ...
+      tolerance: of NSD, in mm, or in pixels where a case's spacing is unknown.
+    """
+
+    def __init__(self, class_names: Sequence[str], tolerance: float) -> None:
+        self._names = class_names
+        self._tolerance = tolerance
+        self._rows: list[CaseRow] = []
+        self._open: list[tuple[Any, np.ndarray]] = []  # slices of the volume that is coming in
+        self._closed: set[str] = set()
+
+    def add(self, prediction: SlicePrediction) -> None:
+        """Take the next slice; a lone one only ends the volume before it.
+
+        Raises:
+          ValueError: the slices of a volume do not come one after another.
+        """
+        item = prediction.slice
+        if self._open and item.volume != self._open[0][0].volume:
+            self._close()
+        if item.volume in self._closed:
+            raise ValueError(f"slices of {item.volume} do not come one after another")
+        if item.volume is not None:
+            self._open.append((item, prediction.labels))
+
+    def rows(self) -> list[CaseRow]:
+        """A row for each volume and class, without `paper_compat`."""
+        if self._open:
+            self._close()
+        return self._rows
+
+    def _close(self) -> None:
+        """Score the volume that has come in."""
+        first = self._open[0][0]
+        spacing = None
+        if first.spacing is not None and first.slice_spacing is not None:
+            spacing = (first.slice_spacing, *first.spacing)
+        self._rows += case_rows(
+            np.stack([item.mask for item, _ in self._open]),
+            np.stack([labels for _, labels in self._open]),
+            None,
+            case=first.volume,
+            patient=first.patient,
+            class_names=self._names,
+            spacing=spacing,
+            tolerance=self._tolerance,
+        )
+        self._closed.add(first.volume)
+        self._open = []
+
+
 def mean_dsc(predictions: Iterable[SlicePrediction], classes: int) -> float:
     """DSC per slice and class, averaged over slices, then over the lesion classes.
 

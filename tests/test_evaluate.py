@@ -250,3 +250,43 @@ def test_a_disk_that_refuses_leaves_the_earlier_evaluation(
     assert {name: (out / name).read_bytes() for name in FILES} == before
     assert names(out) == FILES
     refuse(capsys, "config.json", *arguments, "--out", workdir / "config.json" / "out")
+
+
+def test_slices_of_a_volume_are_scored_in_3d(workdir, by_brightness, monkeypatch, capsys):
+    def stacked(volume: str, wide: tuple[int, ...]) -> list[Slice]:
+        slices = []
+        for number, columns in enumerate(wide):
+            image, truth = slice_and_truth(columns)
+            mask = (truth > 0).astype(np.uint8)
+            name = f"{volume}_{number}"
+            slices.append(Slice(image, mask, None, name, volume, (2.0, 1.0), volume, 5.0))
+        return slices
+
+    slices = stacked("a", (8, 4)) + stacked("b", (8, 8, 8))
+    monkeypatch.setattr(evaluate, "_labelled_slices", lambda *_: slices)
+    assert run(capsys, "--workdir", workdir, "--split", "test")[0] == 0
+    out = workdir / "evaluation" / "test"
+    assert names(out) == [*FILES, "volumes.csv"]
+    with (out / "volumes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["a", "b"]
+    assert float(rows[0]["standard.dsc"]) == pytest.approx(2 * 96 / (128 + 96))
+    assert rows[0]["standard.unit"] == "mm"
+    assert float(rows[0]["standard.hd95"]) == pytest.approx(4.0)  # four columns of 1 mm too many
+    summary = json.loads((out / "metrics.json").read_text())
+    assert summary["cases"] == 2
+    expected = (2 * 96 / (128 + 96) + 1) / 2
+    assert summary["standard"]["lesion"]["dsc"]["mean"] == pytest.approx(expected)
+    assert summary["paper_compat"]["lesion"]["cases"] == 5
+
+
+def test_slices_of_a_volume_must_come_together(workdir, by_brightness, monkeypatch, capsys):
+    image, truth = slice_and_truth(4)
+    mask = (truth > 0).astype(np.uint8)
+    slices = [
+        Slice(image, mask, None, str(number), name, (1.0, 1.0), name, 1.0)
+        for number, name in enumerate("aba")
+    ]
+    monkeypatch.setattr(evaluate, "_labelled_slices", lambda *_: slices)
+    refuse(capsys, "slices of a do not come one after another", "--workdir", workdir)
+    assert not (workdir / "evaluation" / "validation").exists()

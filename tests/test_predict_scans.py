@@ -129,6 +129,21 @@ def test_volumes_by_class_and_side(scan):
     assert row["b_share_of_left_lung"] == pytest.approx(2 / left)
 
 
+def test_what_touches_no_lung_is_dropped():
+    sides = np.zeros((4, 10, 10), np.uint8)
+    sides[1:3, 2:6, 2:6] = RIGHT
+    labels = np.zeros_like(sides)
+    labels[1, 3, 5:9] = 1  # from the lung into what the mask lost
+    labels[2, 4, 9] = 2  # hangs on by a corner: one slice up, one row, one column on
+    labels[3, 8, 8] = 2
+    labels[0, 0, :3] = 1
+    kept = labels.copy()
+    kept[3, 8, 8] = 0
+    kept[0, 0, :3] = 0
+    assert predict_scans.drop_outside(labels, sides) == 4
+    np.testing.assert_array_equal(labels, kept)
+
+
 def test_a_scan_without_lungs_gets_an_empty_mask_and_a_line(tmp_path, workdir, capsys):
     voxels = np.full((6, 40, 50), -1000, np.int16)
     voxels[:, 10:30, 10:40] = 40
