@@ -6,18 +6,22 @@ import io
 import json
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import tensorflow_datasets as tfds
 
-from input_pipeline import covid_semiseg, ct_phantom
+from input_pipeline import covid19_ct_seg, covid_semiseg, ct_phantom, medseg
+from input_pipeline.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.covid_semiseg import CovidSemiseg
 from input_pipeline.ct_phantom import CtPhantom
+from input_pipeline.medseg import Medseg
 from input_pipeline.preprocess import Slice
+from input_pipeline.volumes import Volume
 
 UNLABELLED = "unlabelled"
 SOURCE_FILE = "source.json"  # beside the records: what they were built from
@@ -31,18 +35,46 @@ class DatasetInfo:
         intensity: 'hu' or 'uint8', see `Preprocessing`.
         has_lung: slices come with a lung mask.
         tasks: label sets it offers.
-        needs_source: it is built from files of the user's.
+        builder: class that writes its records.
+        files: the user's files it is built from, given their folder and the task; None where it
+            needs none.
+        per_task: each task has records of its own.
     """
 
     intensity: str
     has_lung: bool
     tasks: tuple[str, ...]
-    needs_source: bool
+    builder: type[tfds.core.GeneratorBasedBuilder]
+    files: Callable[[Path, str], list[Path]] | None
+    per_task: bool = False
 
 
+def _semiseg_files(source_dir: Path, task: str) -> list[Path]:
+    splits = covid_semiseg.find_cases(source_dir, task)
+    return [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
+
+
+def _volume_files(
+    find: Callable[[Path], dict[str, list[Volume]]],
+) -> Callable[[Path, str], list[Path]]:
+    def files(source_dir: Path, task: str) -> list[Path]:
+        del task
+        volumes = [volume for split in find(source_dir).values() for volume in split]
+        return [p for v in volumes for p in (v.image, v.mask, v.lung) if p]
+
+    return files
+
+
+BOTH_TASKS = ("binary", "multiclass")
 DATASETS = {
-    "covid_semiseg": DatasetInfo("uint8", False, ("binary", "multiclass"), True),
-    "ct_phantom": DatasetInfo("hu", True, ("binary", "multiclass"), False),
+    "covid_semiseg": DatasetInfo(
+        "uint8", False, BOTH_TASKS, CovidSemiseg, _semiseg_files, per_task=True
+    ),
+    "covid19_ct_seg": DatasetInfo(
+        "hu", True, ("binary",), Covid19CtSeg, _volume_files(covid19_ct_seg.find_volumes)
+    ),
+    "medseg": DatasetInfo("hu", True, BOTH_TASKS, Medseg, _volume_files(medseg.find_volumes)),
+    "ct_phantom": DatasetInfo("hu", True, BOTH_TASKS, CtPhantom, None),
 }
 
 
@@ -66,7 +98,7 @@ def build(
         OSError: `data_dir` refuses to be written.
     """
     target = _directory(name, data_dir, task)
-    if DATASETS[name].needs_source and source_dir is None:
+    if DATASETS[name].files is not None and source_dir is None:
         if target.is_dir():
             return
         raise ValueError(f"{name} is not built in {data_dir} and no source_dir was given; set it")
@@ -136,6 +168,8 @@ class Records(Sequence[Slice]):
             id=_text(record["id"]),
             patient=_text(record["patient"]),
             spacing=_spacing(record.get("spacing")),
+            volume=_text(record.get("volume", "")) or None,
+            slice_spacing=float(record.get("slice_spacing", 0)) or None,
         )
 
 
@@ -144,7 +178,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if value is None else (float(value[0]), float(value[1]))
+    return None if value is None or not value[0] else (float(value[0]), float(value[1]))
 
 
 def _directory(name: str, data_dir: Path, task: str) -> Path:
@@ -153,30 +187,32 @@ def _directory(name: str, data_dir: Path, task: str) -> Path:
         raise ValueError(f"no data set {name!r}, expected one of {tuple(DATASETS)}")
     if task not in DATASETS[name].tasks:
         raise ValueError(f"{name} has no task {task!r}, expected one of {DATASETS[name].tasks}")
-    if name == "covid_semiseg":
-        return data_dir / name / task / str(CovidSemiseg.VERSION)
-    return data_dir / name / str(CtPhantom.VERSION)
+    info = DATASETS[name]
+    folder = data_dir / name / task if info.per_task else data_dir / name
+    return folder / str(info.builder.VERSION)
 
 
 def _builder(
     name: str, source_dir: Path | None, data_dir: Path, task: str
 ) -> tfds.core.DatasetBuilder:
-    common = {"data_dir": data_dir, "file_format": "array_record"}
-    if name == "covid_semiseg":
-        return CovidSemiseg(source_dir=source_dir, config=task, **common)
-    return CtPhantom(**common)
+    info = DATASETS[name]
+    own: dict[str, Any] = {} if info.files is None else {"source_dir": source_dir}
+    if info.per_task:
+        own["config"] = task
+    return info.builder(data_dir=data_dir, file_format="array_record", **own)
 
 
 def _fingerprint(name: str, source_dir: Path | None, task: str) -> str:
     """Hash of what the records depend on; for files their names, sizes and times."""
-    if name == "ct_phantom":
+    files = DATASETS[name].files
+    if files is None:
         facts: list[Any] = [ct_phantom.SEED, ct_phantom.SIZE, ct_phantom.SPLITS]
         facts.append(ct_phantom.SLICES_PER_PATIENT)
     else:
         assert source_dir is not None
-        splits = covid_semiseg.find_cases(source_dir, task)
-        files = [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
-        facts = [[str(p.relative_to(source_dir)), *_size_and_time(p)] for p in files]
+        facts = [
+            [str(p.relative_to(source_dir)), *_size_and_time(p)] for p in files(source_dir, task)
+        ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -197,13 +233,28 @@ def _built_from(directory: Path) -> str | None:
 def _scratch(data_dir: Path) -> Iterator[Path]:
     """A folder inside `data_dir` that is gone afterwards, and `data_dir` too if it is empty."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=data_dir))
+    mine = f".building-{socket.gethostname()}-"
+    for left in data_dir.glob(f"{mine}*"):  # a build that was killed
+        if not _runs(left.name.removeprefix(mine).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-", dir=data_dir))
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):
             data_dir.rmdir()  # only works when nothing is in it
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # it runs, and is another user's
+        return True
+    return True
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, progress: bool) -> None:

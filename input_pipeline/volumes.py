@@ -1,0 +1,211 @@
+"""Volumes as records: what the builders of NIfTI data sets share.
+
+A record is a slice in HU, at most 512 pixels high and wide, its label and its lung mask. One
+volume is in memory at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from input_pipeline.lung_mask import volume_lung_mask
+from input_pipeline.nifti import SUFFIXES, read_labels, read_nifti, same_grid
+from input_pipeline.preprocess import unwindowed
+from input_pipeline.scans import Scan, name_of
+
+MOST_PIXELS = 512  # of a side; larger slices are cropped around the lungs (section 4.1)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Files of one volume.
+
+    Attributes:
+        id: name of the volume.
+        image: NIfTI file in HU, or in the 8-bit grey values of the window -1250..250 HU.
+        mask: label map on the same grid; None when unlabelled.
+        lung: lung mask on the same grid, labels 0, 1, 2; None computes it from intensity.
+        patient: whose it is; None when each slice is another patient's and lies alone.
+    """
+
+    id: str
+    image: Path
+    mask: Path | None
+    lung: Path | None
+    patient: str | None
+
+
+def record_features() -> tfds.features.FeaturesDict:
+    """What a record holds; `volume` is empty, spacings are 0 where there is none."""
+    grid = (None, None)
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Tensor(shape=grid, dtype=np.int16, encoding="zlib"),
+            "mask": tfds.features.Tensor(shape=grid, dtype=np.uint8, encoding="zlib"),
+            "lung": tfds.features.Tensor(shape=grid, dtype=np.uint8, encoding="zlib"),
+            "id": tfds.features.Text(),
+            "patient": tfds.features.Text(),
+            "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+            "volume": tfds.features.Text(),
+            "slice_spacing": tfds.features.Tensor(shape=(), dtype=np.float32),
+        }
+    )
+
+
+def records(
+    volumes: Sequence[Volume], labels: dict[int, int], *, windowed: bool | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Slices of all volumes, from the feet to the head, numbered.
+
+    Args:
+        volumes: in their order.
+        labels: class index 0, 1 or 2 of each label that a mask may hold.
+        windowed: whether images are 8-bit grey values of the lung window; None tells it from the
+            values of each volume: all within 0..255 (PAPER_NOTES: half of COVID-19-CT-Seg).
+
+    Raises:
+        ValueError: a file that cannot be used, a stray label, or files on different grids.
+        OSError: a file cannot be opened.
+    """
+    number = 0
+    for volume in volumes:
+        scan = read_nifti(volume.image, intensity="hu")
+        classes, lung = _masks(volume, scan, labels)
+        grey = _is_windowed(scan.voxels, volume.image, windowed)
+        lung = _lungs(volume, scan, grey) if lung is None else lung
+        window = crop_window(lung, classes)
+        for place in range(len(scan.voxels)):
+            image = scan.voxels[place][window]
+            yield (
+                number,
+                {
+                    "image": unwindowed(image) if grey else _whole(image),
+                    "mask": np.ascontiguousarray(classes[place][window]),
+                    "lung": np.ascontiguousarray(lung[place][window]),
+                    "id": f"{volume.id}_{place:04d}",
+                    **_origin(volume, scan, place),
+                },
+            )
+            number += 1
+
+
+def crop_window(lung: np.ndarray, classes: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns that a volume keeps: at most 512, around the lungs' centre of gravity.
+
+    The window moves as far as it must to hold every lesion, where 512 pixels can.
+
+    Args:
+        lung: [slices, rows, columns], above 0 inside the lungs; the middle counts without any.
+        classes: same shape, above 0 in lesions.
+    """
+    found = []
+    for axis in (1, 2):
+        size = lung.shape[axis]
+        others = tuple(k for k in range(3) if k != axis)
+        weight = np.count_nonzero(lung, axis=others)
+        centre = np.average(np.arange(size), weights=weight) if weight.any() else (size - 1) / 2
+        start = round(centre - (MOST_PIXELS - 1) / 2)
+        lesion = np.flatnonzero(classes.any(axis=others))
+        if len(lesion) and lesion[-1] - lesion[0] < MOST_PIXELS:
+            start = min(max(start, int(lesion[-1]) + 1 - MOST_PIXELS), int(lesion[0]))
+        start = max(0, min(start, size - MOST_PIXELS))
+        found.append(slice(start, min(size, start + MOST_PIXELS)))
+    return found[0], found[1]
+
+
+def nifti_files(folder: Path) -> dict[str, Path]:
+    """NIfTI files of a folder by name without suffix, sorted.
+
+    Raises:
+        ValueError: no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; the data set's own layout has it")
+    found = {
+        name_of(path): path
+        for path in sorted(folder.iterdir())
+        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+    }
+    if not found:
+        raise ValueError(f"{folder}: holds no NIfTI file; unpack the data set again")
+    return found
+
+
+def partner(name: str, images: Path, files: dict[str, Path], folder: Path) -> Path:
+    """The file of a volume in another folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in files:
+        raise ValueError(f"{images}: {folder} has no file of that name; add it or remove this one")
+    return files[name]
+
+
+def _masks(
+    volume: Volume, scan: Scan, labels: dict[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class indices, and the lungs where they come from a file."""
+    classes = np.zeros(scan.voxels.shape, np.uint8)
+    if volume.mask is not None:
+        table = np.zeros(256, np.uint8)
+        for label, index in labels.items():
+            table[label] = index
+        classes = table[_on_grid(volume.mask, tuple(labels), scan, volume.image)]
+    if volume.lung is None:
+        return classes, None
+    lung = _on_grid(volume.lung, (0, 1, 2), scan, volume.image)
+    return classes, (lung > 0).astype(np.uint8)
+
+
+def _on_grid(path: Path, labels: Sequence[int], scan: Scan, image: Path) -> np.ndarray:
+    found = read_labels(path, labels)
+    reason = same_grid(scan, found)
+    if reason:
+        raise ValueError(f"{path}: not on the grid of {image}: {reason}; unpack or resample it")
+    return found.voxels
+
+
+def _lungs(volume: Volume, scan: Scan, grey: bool) -> np.ndarray:
+    """The lungs by intensity and shape."""
+    voxels = unwindowed(scan.voxels) if grey else scan.voxels
+    spacing = None if volume.patient is None else scan.spacing
+    return volume_lung_mask(voxels, spacing=spacing, dilation=0)
+
+
+def _is_windowed(voxels: np.ndarray, path: Path, stated: bool | None) -> bool:
+    low, high = float(voxels.min()), float(voxels.max())
+    within = low >= 0 and high <= 255
+    if stated and not within:
+        raise ValueError(
+            f"{path}: values from {low:g} to {high:g}, expected 0 to 255 as dataset.json says "
+            "'windowed'; say 'hu' there"
+        )
+    return within if stated is None else stated
+
+
+def _whole(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.rint(image).astype(np.int16))
+
+
+def _origin(volume: Volume, scan: Scan, place: int) -> dict[str, Any]:
+    """Patient, volume and spacings of a slice."""
+    if volume.patient is None:
+        name = f"{volume.id}_{place:04d}"
+        return {
+            "patient": name,
+            "volume": "",
+            "spacing": np.zeros(2, np.float32),
+            "slice_spacing": np.float32(0),
+        }
+    assert scan.spacing is not None
+    return {
+        "patient": volume.patient,
+        "volume": volume.id,
+        "spacing": np.asarray(scan.spacing[1:], np.float32),
+        "slice_spacing": np.float32(scan.spacing[0]),
+    }
