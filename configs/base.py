@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     data.data_dir = "tfds_data"  # where the records are built and read
     data.validation_split = ""  # name of the validation split; '' holds slices of 'train' out
     data.validation_slices = 0  # slices held out when validation_split is '', whole patients
+    data.lesion_slices_only = False  # train on slices with lesion alone (sec. 4.1)
     data.split_seed = 0  # of the slices held out
     data.image_size = 512  # side of the network's square grid, pixels, a multiple of 32 (sec. 4.1)
     data.lung_mask = "file"  # second input channel: 'file', 'threshold' or 'none' (sec. 3.2.1)

@@ -121,19 +121,20 @@ def open_split(name: str, split: str, *, data_dir: Path, task: str) -> Sequence[
     Raises:
         ValueError: no such data set, task or split, or it is not built; says what there is.
     """
-    directory = _directory(name, data_dir, task)
-    if not directory.is_dir():
-        built = data_dir.glob("[!.]*/**/dataset_info.json")
-        there = [str(path.parent.relative_to(data_dir)) for path in built]
-        raise ValueError(
-            f"{directory}: {name} ({task}) is not built; "
-            f"{data_dir} holds {', '.join(sorted(there)) or 'nothing'}; build it first"
-        )
-    builder = tfds.builder_from_directory(directory)
+    builder = _built(name, data_dir, task)
     if split not in builder.info.splits:
         sizes = ", ".join(f"{k} ({v.num_examples})" for k, v in builder.info.splits.items())
-        raise ValueError(f"{name} has no split {split!r} in {directory}; it has {sizes}")
+        raise ValueError(f"{name} has no split {split!r} in {builder.data_dir}; it has {sizes}")
     return Records(builder.as_data_source(split), split != UNLABELLED, task == "binary")
+
+
+def split_names(name: str, *, data_dir: Path, task: str) -> list[str]:
+    """Splits of a built data set.
+
+    Raises:
+        ValueError: no such data set or task, or it is not built.
+    """
+    return list(_built(name, data_dir, task).info.splits)
 
 
 class Records(Sequence[Slice]):
@@ -179,6 +180,19 @@ def _text(value: str | bytes) -> str:
 
 def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
     return None if value is None or not value[0] else (float(value[0]), float(value[1]))
+
+
+def _built(name: str, data_dir: Path, task: str) -> tfds.core.DatasetBuilder:
+    """The builder of a data set that is built."""
+    directory = _directory(name, data_dir, task)
+    if not directory.is_dir():
+        built = data_dir.glob("[!.]*/**/dataset_info.json")
+        there = [str(path.parent.relative_to(data_dir)) for path in built]
+        raise ValueError(
+            f"{directory}: {name} ({task}) is not built; "
+            f"{data_dir} holds {', '.join(sorted(there)) or 'nothing'}; build it first"
+        )
+    return tfds.builder_from_directory(directory)
 
 
 def _directory(name: str, data_dir: Path, task: str) -> Path:

@@ -10,6 +10,7 @@ from typing import TypeGuard
 import numpy as np
 
 PARTS = ("train", "validation")
+SCHEMES = ("usual", "ma")
 
 
 def split_by_patient(
@@ -50,6 +51,37 @@ def split_by_patient(
         )
     train = [i for i, patient in enumerate(patients) if patient not in held]
     return train, [i for i, patient in enumerate(patients) if patient in held]
+
+
+def make_folds(
+    patients: Sequence[str], *, folds: int, scheme: str, seed: int
+) -> list[tuple[list[str], list[str]]]:
+    """Deal the patients out to the folds of a cross-validation (section 4.1).
+
+    Args:
+        patients: names, in any order, repeated or not.
+        folds: parts that the patients are dealt out to, as equal as can be.
+        scheme: 'usual' trains on all parts but one and validates on that one (16 and 4 of 20
+            patients); 'ma' trains on one part and validates on the others (4 and 16), as Ma et
+            al. 2021 do.
+        seed: of the deal, which depends on it and the names alone.
+
+    Returns:
+        Names that train and names that validate, for each fold, sorted.
+
+    Raises:
+        ValueError: fewer patients than folds, less than two folds, or another scheme.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}, expected one of {SCHEMES}")
+    names = sorted(set(patients))
+    if not 2 <= folds <= len(names):
+        raise ValueError(f"{folds} folds of {len(names)} patients; expected 2 to {len(names)}")
+    order = np.random.default_rng(seed).permutation(len(names))
+    parts = [sorted(names[k] for k in order[fold::folds]) for fold in range(folds)]
+    rest = [sorted(set(names) - set(part)) for part in parts]
+    pairs = (rest, parts) if scheme == "usual" else (parts, rest)
+    return list(zip(*pairs, strict=True))
 
 
 def save_split(path: Path, train_ids: Sequence[str], validation_ids: Sequence[str]) -> None:

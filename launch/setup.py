@@ -137,7 +137,21 @@ def optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[Any, Any]:
 
 
 def training_slices(config: ConfigDict, workdir: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
-    """Training and validation slices; which ones is kept in the workdir's `splits.json`."""
+    """Training and validation slices; which ones is kept in the workdir's `splits.json`.
+
+    Slices without lesion are left out of the training part where `data.lesion_slices_only`.
+    """
+    training, validation = _parts(config, workdir)
+    if not config.data.lesion_slices_only:
+        return training, validation
+    kept = [k for k, item in enumerate(training) if item.mask is not None and item.mask.any()]
+    if not kept:
+        raise ValueError("data.lesion_slices_only is True, but no training slice has a lesion")
+    return Subset(training, kept), validation
+
+
+def _parts(config: ConfigDict, workdir: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
+    """All slices of both parts."""
     train = open_split(config, "train")
     path = workdir / "splits.json"
     if config.data.validation_split:

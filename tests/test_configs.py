@@ -5,10 +5,12 @@ import importlib
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs import base
 from input_pipeline.augment import Augmentation
+from input_pipeline.preprocess import Slice
 from launch import setup
 
 ROOT = Path(__file__).parent.parent
@@ -47,15 +49,17 @@ def test_a_configuration_is_locked_and_has_the_fields_of_base(preset):
 def test_a_configuration_describes_real_objects(preset):
     config = load(*preset)
     model = setup.build_model(config)
-    assert model.outputs == 1
+    classes = 1 + len(setup.class_names(config))
+    assert model.outputs == (1 if classes == 2 else classes)
     assert setup.preprocessing(config).image_size == config.data.image_size
     assert setup.augmentation(config) == Augmentation(**config.augment)
     schedule, _ = setup.optimizer(config, steps_per_epoch=10)
     updates = range(config.train.epochs * 10 // config.optim.accumulate_steps)
     rates = [float(schedule(n)) for n in (0, len(updates) // 2, len(updates) - 1)]
-    assert max(rates) <= config.optim.learning_rate and rates[1] > rates[2] > 0
-    losses = setup.loss_settings(config, training=[])
-    assert losses.class_weight == (1.0, 1.0)
+    assert max(rates) <= config.optim.learning_rate * (1 + 1e-6) and rates[1] > rates[2] > 0
+    mask = np.repeat(np.arange(classes, dtype=np.uint8), 8)[None]  # as many pixels of each class
+    losses = setup.loss_settings(config, [Slice(mask, mask, None, "a", "a", None)])
+    assert losses.class_weight == (1.0,) * classes
 
 
 def test_an_unknown_preset_is_refused():
