@@ -15,13 +15,14 @@ from typing import Any, overload
 
 import tensorflow_datasets as tfds
 
-from input_pipeline import covid19_ct_seg, covid_semiseg, ct_phantom, medseg
+from input_pipeline import covid_semiseg, ct_phantom, folder
 from input_pipeline.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.covid_semiseg import CovidSemiseg
 from input_pipeline.ct_phantom import CtPhantom
+from input_pipeline.folder import Folder
 from input_pipeline.medseg import Medseg
 from input_pipeline.preprocess import Slice
-from input_pipeline.volumes import Volume
+from input_pipeline.volumes import VolumeBuilder
 
 UNLABELLED = "unlabelled"
 SOURCE_FILE = "source.json"  # beside the records: what they were built from
@@ -54,13 +55,13 @@ def _semiseg_files(source_dir: Path, task: str) -> list[Path]:
     return [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
 
 
-def _volume_files(
-    find: Callable[[Path], dict[str, list[Volume]]],
-) -> Callable[[Path, str], list[Path]]:
+def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str], list[Path]]:
     def files(source_dir: Path, task: str) -> list[Path]:
         del task
-        volumes = [volume for split in find(source_dir).values() for volume in split]
-        return [p for v in volumes for p in (v.image, v.mask, v.lung) if p]
+        splits = builder.find_volumes(source_dir)
+        listed = [p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p]
+        about = (source_dir / name for name in (folder.SETTINGS, folder.PATIENTS))
+        return listed + [path for path in about if path.exists()]
 
     return files
 
@@ -71,9 +72,10 @@ DATASETS = {
         "uint8", False, BOTH_TASKS, CovidSemiseg, _semiseg_files, per_task=True
     ),
     "covid19_ct_seg": DatasetInfo(
-        "hu", True, ("binary",), Covid19CtSeg, _volume_files(covid19_ct_seg.find_volumes)
+        "hu", True, ("binary",), Covid19CtSeg, _volume_files(Covid19CtSeg)
     ),
-    "medseg": DatasetInfo("hu", True, BOTH_TASKS, Medseg, _volume_files(medseg.find_volumes)),
+    "medseg": DatasetInfo("hu", True, BOTH_TASKS, Medseg, _volume_files(Medseg)),
+    "folder": DatasetInfo("hu", True, BOTH_TASKS, Folder, _volume_files(Folder)),
     "ct_phantom": DatasetInfo("hu", True, BOTH_TASKS, CtPhantom, None),
 }
 

@@ -6,72 +6,47 @@ volumes, 'validation'. Labels: 1 ground-glass, 2 consolidation, 3 pleural effusi
 background.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.volumes import Volume, nifti_files, partner, record_features, records
+from input_pipeline.volumes import Volume, VolumeBuilder, nifti_files, partner
 
-LABELS = {0: 0, 1: 1, 2: 2, 3: 0}
 SLICES = ("tr_im", "tr_mask", "tr_lungmasks_updated")
 VOLUMES = ("rp_im", "rp_msk", "rp_lung_msk")
 
 
-class Medseg(tfds.core.GeneratorBasedBuilder):
+class Medseg(VolumeBuilder):
     """Splits 'train' (lone slices) and 'validation' (every slice of the volumes)."""
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, source_dir: Path | None = None, **kwargs: Any) -> None:
-        """Take the folder that holds the published files; the rest goes to TFDS."""
-        self._source_dir = source_dir
-        super().__init__(**kwargs)
+    LABELS: ClassVar[dict[int, int]] = {0: 0, 1: 1, 2: 2, 3: 0}
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=record_features(),
-            disable_shuffling=True,
-        )
+    @staticmethod
+    def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
+        """The volumes of each split; the lone slices count as one file.
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager
-        if self._source_dir is None:
-            raise ValueError("medseg needs source_dir, the folder that holds tr_im.nii.gz")
-        return {
-            split: self._generate_examples(volumes)
-            for split, volumes in find_volumes(self._source_dir).items()
-        }
-
-    def _generate_examples(self, volumes: list[Volume]) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from records(volumes, LABELS)
-
-
-def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
-    """The volumes of each split; the lone slices count as one file.
-
-    Raises:
-        ValueError: a file or folder is missing, or a volume lacks a mask.
-    """
-    files = nifti_files(source_dir)
-    missing = [name for name in SLICES if name not in files]
-    if missing:
-        raise ValueError(f"{source_dir}: no {missing[0]}.nii.gz in it; download the data set again")
-    image, mask, lung = (files[name] for name in SLICES)
-    images, masks, lungs = (nifti_files(source_dir / part) for part in VOLUMES)
-    volumes = [
-        Volume(
-            id=f"rp_{name}",
-            image=path,
-            mask=partner(name, path, masks, source_dir / VOLUMES[1]),
-            lung=partner(name, path, lungs, source_dir / VOLUMES[2]),
-            patient=f"rp_{name}",
-        )
-        for name, path in images.items()
-    ]
-    return {"train": [Volume("tr", image, mask, lung, None)], "validation": volumes}
+        Raises:
+            ValueError: a file or folder is missing, or a volume lacks a mask.
+        """
+        files = nifti_files(source_dir)
+        missing = [name for name in SLICES if name not in files]
+        if missing:
+            raise ValueError(
+                f"{source_dir}: no {missing[0]}.nii.gz in it; download the data set again"
+            )
+        image, mask, lung = (files[name] for name in SLICES)
+        images, masks, lungs = (nifti_files(source_dir / part) for part in VOLUMES)
+        volumes = [
+            Volume(
+                id=f"rp_{name}",
+                image=path,
+                mask=partner(name, path, masks, source_dir / VOLUMES[1]),
+                lung=partner(name, path, lungs, source_dir / VOLUMES[2]),
+                patient=f"rp_{name}",
+            )
+            for name, path in images.items()
+        ]
+        return {"train": [Volume("tr", image, mask, lung, None)], "validation": volumes}

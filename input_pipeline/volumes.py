@@ -7,7 +7,7 @@ volume is in memory at a time.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,6 +30,8 @@ class Volume:
         mask: label map on the same grid; None when unlabelled.
         lung: lung mask on the same grid, labels 0, 1, 2; None computes it from intensity.
         patient: whose it is; None when each slice is another patient's and lies alone.
+        windowed: whether the image is in those grey values; None tells it from its values, which
+            then all lie in 0..255 (as in half of COVID-19-CT-Seg).
     """
 
     id: str
@@ -37,6 +39,49 @@ class Volume:
     mask: Path | None
     lung: Path | None
     patient: str | None
+    windowed: bool | None = None
+
+
+class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has no types
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
+    """Base of the builders: a subclass names the volumes of each split and their labels.
+
+    Attributes:
+        LABELS: class index 0, 1 or 2 of each label that a mask may hold.
+    """
+
+    LABELS: ClassVar[dict[int, int]]
+
+    def __init__(self, *, source_dir: Path | None = None, **kwargs: Any) -> None:
+        """Take the user's folder; the rest goes to TFDS."""
+        self._source_dir = source_dir
+        super().__init__(**kwargs)
+
+    @staticmethod
+    def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
+        """The volumes of each split."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=record_features(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager
+        if self._source_dir is None:
+            raise ValueError(f"{self.name} needs source_dir, the folder that holds its files")
+        splits = self.find_volumes(self._source_dir)
+        return {split: self._generate_examples(volumes) for split, volumes in splits.items()}
+
+    def _generate_examples(self, volumes: list[Volume]) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from records(volumes, self.LABELS)
 
 
 def record_features() -> tfds.features.FeaturesDict:
@@ -57,15 +102,13 @@ def record_features() -> tfds.features.FeaturesDict:
 
 
 def records(
-    volumes: Sequence[Volume], labels: dict[int, int], *, windowed: bool | None = None
+    volumes: Sequence[Volume], labels: dict[int, int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Slices of all volumes, from the feet to the head, numbered.
 
     Args:
         volumes: in their order.
         labels: class index 0, 1 or 2 of each label that a mask may hold.
-        windowed: whether images are 8-bit grey values of the lung window; None tells it from the
-            values of each volume: all within 0..255 (PAPER_NOTES: half of COVID-19-CT-Seg).
 
     Raises:
         ValueError: a file that cannot be used, a stray label, or files on different grids.
@@ -75,7 +118,7 @@ def records(
     for volume in volumes:
         scan = read_nifti(volume.image, intensity="hu")
         classes, lung = _masks(volume, scan, labels)
-        grey = _is_windowed(scan.voxels, volume.image, windowed)
+        grey = _is_windowed(scan.voxels, volume)
         lung = _lungs(volume, scan, grey) if lung is None else lung
         window = crop_window(lung, classes)
         for place in range(len(scan.voxels)):
@@ -177,15 +220,15 @@ def _lungs(volume: Volume, scan: Scan, grey: bool) -> np.ndarray:
     return volume_lung_mask(voxels, spacing=spacing, dilation=0)
 
 
-def _is_windowed(voxels: np.ndarray, path: Path, stated: bool | None) -> bool:
+def _is_windowed(voxels: np.ndarray, volume: Volume) -> bool:
     low, high = float(voxels.min()), float(voxels.max())
     within = low >= 0 and high <= 255
-    if stated and not within:
+    if volume.windowed and not within:
         raise ValueError(
-            f"{path}: values from {low:g} to {high:g}, expected 0 to 255 as dataset.json says "
-            "'windowed'; say 'hu' there"
+            f"{volume.image}: values from {low:g} to {high:g}, expected 0 to 255 as dataset.json "
+            "says 'windowed'; say 'hu' there"
         )
-    return within if stated is None else stated
+    return within if volume.windowed is None else volume.windowed
 
 
 def _whole(image: np.ndarray) -> np.ndarray:

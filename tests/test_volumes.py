@@ -1,6 +1,7 @@
 """Builders of NIfTI data sets, on trees in the published layouts made here."""
 
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -180,3 +181,50 @@ def test_prepare_names_what_is_missing(tmp_path, capsys):
     options = ("medseg", "--source", tmp_path, "--data-dir", tmp_path / "records")
     status, _, errors = prepared(capsys, *options)
     assert status == 2 and "no tr_mask.nii.gz in it" in errors and errors.count("\n") == 1
+
+
+def save_folder(folder: Path) -> list[dict[str, np.ndarray]]:
+    """Three volumes of two patients, the last one without a label."""
+    made = [volume(seed, (1, 2)) for seed in range(3)]
+    for number, parts in enumerate(made):
+        save(folder / "images" / f"{number}.nii.gz", parts["image"])
+        save(folder / "lungs" / f"{number}.nii.gz", parts["lung"])
+    for number in range(2):
+        save(folder / "labels" / f"{number}.nii.gz", made[number]["mask"], turned=True)
+    (folder / "dataset.json").write_text('{"intensity": "hu"}')
+    (folder / "patients.csv").write_text("file,patient\n0.nii.gz,a\n1.nii.gz,a\n2.nii.gz,b\n")
+    return made
+
+
+def test_a_folder_of_ones_own_volumes(tmp_path):
+    made = save_folder(tmp_path)
+    data_dir = build("folder", tmp_path, "multiclass")
+    train, rest = (
+        datasets.open_split("folder", split, data_dir=data_dir, task="multiclass")
+        for split in ("train", "unlabelled")
+    )
+    masks = [mask for parts in made[:2] for mask in parts["mask"]]
+    np.testing.assert_array_equal([item.mask for item in train], masks)
+    assert {(item.volume, item.patient) for item in train} == {("0", "a"), ("1", "a")}
+    np.testing.assert_array_equal([item.image for item in rest], made[2]["image"])
+    assert all(item.mask is None and item.patient == "b" for item in rest)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (lambda f: (f / "dataset.json").unlink(), "dataset.json: not found"),
+        (lambda f: (f / "dataset.json").write_text("{"), "not a JSON file"),
+        (lambda f: (f / "dataset.json").write_text('{"intensity": "ct"}'), "'intensity': 'ct'"),
+        (lambda f: (f / "dataset.json").write_text('{"intensity": "windowed"}'), "say 'hu' there"),
+        (lambda f: (f / "patients.csv").write_text("file,patient\n0.nii.gz,a\n"), "no patient for"),
+        (lambda f: (f / "images/0.nii.gz").unlink(), "has no file of that name"),
+        (lambda f: (f / "lungs/2.nii.gz").unlink(), "has no file of that name"),
+    ],
+)
+def test_a_folder_that_is_not_as_described(tmp_path, break_it, text):
+    save_folder(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        build("folder", tmp_path)
+    assert not (tmp_path / "records").exists()
