@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from input_pipeline import covid_semiseg, ct_phantom, folder
 from input_pipeline.covid19_ct_seg import Covid19CtSeg
@@ -25,6 +26,7 @@ from input_pipeline.preprocess import Slice
 from input_pipeline.volumes import VolumeBuilder
 
 UNLABELLED = "unlabelled"
+SHARD_SLICES = 512  # records of a file
 SOURCE_FILE = "source.json"  # beside the records: what they were built from
 
 
@@ -275,6 +277,9 @@ def _runs(process: str) -> bool:
 
 def _prepare(builder: tfds.core.DatasetBuilder, progress: bool) -> None:
     """Write the records without TFDS's chatter."""
+    if isinstance(builder, VolumeBuilder):
+        _write_in_order(builder, progress)
+        return
     if progress:
         tfds.enable_progress_bar()
     else:
@@ -282,6 +287,23 @@ def _prepare(builder: tfds.core.DatasetBuilder, progress: bool) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=config)
+
+
+def _write_in_order(builder: VolumeBuilder, progress: bool) -> None:
+    """Write records as they come.
+
+    TFDS's own way gathers a split in memory, and beyond 1 GB in files for which it needs
+    TensorFlow.
+    """
+    Path(builder.data_dir).mkdir(parents=True)
+    writer = tfds.core.SequentialWriter(
+        builder.info, max_examples_per_shard=SHARD_SLICES, file_format="array_record"
+    )
+    for split, examples in builder.examples().items():
+        writer.initialize_splits([split])
+        for example in tqdm(examples, split, unit=" slices", leave=False, disable=not progress):
+            writer.add_examples({split: [example]})
+    writer.close_all()
 
 
 def _move(built: Path, target: Path, scratch: Path) -> None:

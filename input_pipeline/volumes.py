@@ -71,16 +71,20 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
             disable_shuffling=True,
         )
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager
+    def examples(self) -> dict[str, Iterator[dict[str, Any]]]:
+        """Records of each split, in their order, made as they are asked for."""
         if self._source_dir is None:
             raise ValueError(f"{self.name} needs source_dir, the folder that holds its files")
         splits = self.find_volumes(self._source_dir)
         return {split: self._generate_examples(volumes) for split, volumes in splits.items()}
 
-    def _generate_examples(self, volumes: list[Volume]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager
+        return {split: enumerate(examples) for split, examples in self.examples().items()}
+
+    def _generate_examples(self, volumes: list[Volume]) -> Iterator[dict[str, Any]]:
         yield from records(volumes, self.LABELS)
 
 
@@ -101,10 +105,8 @@ def record_features() -> tfds.features.FeaturesDict:
     )
 
 
-def records(
-    volumes: Sequence[Volume], labels: dict[int, int]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Slices of all volumes, from the feet to the head, numbered.
+def records(volumes: Sequence[Volume], labels: dict[int, int]) -> Iterator[dict[str, Any]]:
+    """Slices of all volumes, from the feet to the head.
 
     Args:
         volumes: in their order.
@@ -114,26 +116,21 @@ def records(
         ValueError: a file that cannot be used, a stray label, or files on different grids.
         OSError: a file cannot be opened.
     """
-    number = 0
     for volume in volumes:
         scan = read_nifti(volume.image, intensity="hu")
         classes, lung = _masks(volume, scan, labels)
         grey = _is_windowed(scan.voxels, volume)
-        lung = _lungs(volume, scan, grey) if lung is None else lung
+        lung = _lungs(scan, grey) if lung is None else lung
         window = crop_window(lung, classes)
         for place in range(len(scan.voxels)):
             image = scan.voxels[place][window]
-            yield (
-                number,
-                {
-                    "image": unwindowed(image) if grey else _whole(image),
-                    "mask": np.ascontiguousarray(classes[place][window]),
-                    "lung": np.ascontiguousarray(lung[place][window]),
-                    "id": f"{volume.id}_{place:04d}",
-                    **_origin(volume, scan, place),
-                },
-            )
-            number += 1
+            yield {
+                "image": unwindowed(image) if grey else _whole(image),
+                "mask": np.ascontiguousarray(classes[place][window]),
+                "lung": np.ascontiguousarray(lung[place][window]),
+                "id": f"{volume.id}_{place:04d}",
+                **_origin(volume, scan, place),
+            }
 
 
 def crop_window(lung: np.ndarray, classes: np.ndarray) -> tuple[slice, slice]:
@@ -213,11 +210,10 @@ def _on_grid(path: Path, labels: Sequence[int], scan: Scan, image: Path) -> np.n
     return found.voxels
 
 
-def _lungs(volume: Volume, scan: Scan, grey: bool) -> np.ndarray:
+def _lungs(scan: Scan, grey: bool) -> np.ndarray:
     """The lungs by intensity and shape."""
     voxels = unwindowed(scan.voxels) if grey else scan.voxels
-    spacing = None if volume.patient is None else scan.spacing
-    return volume_lung_mask(voxels, spacing=spacing, dilation=0)
+    return volume_lung_mask(voxels, spacing=scan.spacing, dilation=0)
 
 
 def _is_windowed(voxels: np.ndarray, volume: Volume) -> bool:

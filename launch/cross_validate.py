@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline import datasets, splits
+from input_pipeline import splits
 from launch import command, setup
 from launch.evaluate import evaluate
 from launch.train import train
@@ -64,13 +64,7 @@ def cross_validate(
             f"data.validation_split is {config.data.validation_split!r}; folds are dealt out of "
             "'train', so set it to ''"
         )
-    source = Path(config.data.source_dir) if config.data.source_dir else None
-    datasets.build(
-        config.data.name,
-        source_dir=source,
-        data_dir=Path(config.data.data_dir),
-        task=config.data.task,
-    )
+    setup.build_records(config)
     slices = setup.open_split(config, "train")
     ids = [(item.id, item.patient) for item in slices]
     dealt = splits.make_folds(

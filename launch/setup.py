@@ -177,6 +177,13 @@ def evaluation_slices(config: ConfigDict, workdir: Path, split: str) -> Sequence
     return open_split(config, split)
 
 
+def build_records(config: ConfigDict) -> None:
+    """Build the configuration's data set unless it is built, see `datasets.build`."""
+    source = Path(config.data.source_dir) if config.data.source_dir else None
+    data_dir = Path(config.data.data_dir)
+    datasets.build(config.data.name, source_dir=source, data_dir=data_dir, task=config.data.task)
+
+
 def open_split(config: ConfigDict, split: str) -> Sequence[Slice]:
     """A split of the configuration's data set, as it was built."""
     return datasets.open_split(

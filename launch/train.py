@@ -14,7 +14,6 @@ import clu.parameter_overview
 import jax
 from ml_collections import ConfigDict
 
-from input_pipeline import datasets
 from input_pipeline.loader import eval_batches, train_iterator
 from input_pipeline.preprocess import from_grid
 from launch import command, setup
@@ -45,13 +44,7 @@ def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
     augmentation = setup.augmentation(config)
     local_batch = _local_batch(config.train.batch_size)
     check_mapping(config.train.mapping)
-    source = Path(config.data.source_dir) if config.data.source_dir else None
-    datasets.build(
-        config.data.name,
-        source_dir=source,
-        data_dir=Path(config.data.data_dir),
-        task=config.data.task,
-    )
+    setup.build_records(config)
     model = setup.build_model(config, AXIS)
     setup.save_config(config, workdir)
     training, validation = setup.training_slices(config, workdir)

@@ -66,7 +66,8 @@ def build(name: str, folder: Path, task: str = "binary") -> Path:
     return data_dir
 
 
-def test_covid19_ct_seg_keeps_every_slice_in_hu(tmp_path):
+def test_covid19_ct_seg_keeps_every_slice_in_hu(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "SHARD_SLICES", 5)  # several files, read in their order
     made = save_ct_seg(tmp_path)
     data_dir = build("covid19_ct_seg", tmp_path)
     slices = datasets.open_split("covid19_ct_seg", "train", data_dir=data_dir, task="binary")
