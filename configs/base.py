@@ -15,8 +15,9 @@ def get_config() -> ConfigDict:
     data.data_dir = "tfds_data"  # where the records are built and read
     data.validation_split = ""  # name of the validation split; '' holds slices of 'train' out
     data.validation_slices = 0  # slices held out when validation_split is '', whole patients
+    data.train_slices = 0  # labelled slices that train, whole patients; 0 for all
     data.lesion_slices_only = False  # train on slices with lesion alone (sec. 4.1)
-    data.split_seed = 0  # of the slices held out
+    data.split_seed = 0  # of the slices held out, and of train_slices
     data.image_size = 512  # side of the network's square grid, pixels, a multiple of 32 (sec. 4.1)
     data.lung_mask = "file"  # second input channel: 'file', 'threshold' or 'none' (sec. 3.2.1)
     data.lung_dilation = 0  # pixels added around the lung mask
@@ -51,7 +52,8 @@ def get_config() -> ConfigDict:
     optim.weight_decay = 1e-8  # decoupled, kernels only
     optim.clip_norm = 0.0  # largest gradient norm, 0 for no limit
     optim.accumulate_steps = 1  # steps averaged into one update (published code: 24)
-    optim.average_decay = 0.0  # of the running average of the weights, 0 for none
+    # Of the running average of the weights, 0 for none; it is evaluated and gives pseudo-labels.
+    optim.average_decay = 0.0
 
     train = config.train = ConfigDict()
     train.batch_size = 8  # of all devices together
@@ -59,6 +61,18 @@ def get_config() -> ConfigDict:
     train.validate_every = 1  # epochs between validations and checkpoints
     train.mapping = "pmap"  # or 'shard_map'; the same numbers
     train.init_from = ""  # workdir whose best network is the start; '' for fresh weights
+
+    loop = config.self_train = ConfigDict()  # of launch.self_train alone
+    loop.move = 100  # t, unlabelled slices that join after a round (sec. 3.2.2)
+    loop.eta = 0.95  # confidence that a pseudo-label needs (eq. 9); 0 for no trust module
+    loop.low_confidence = "background"  # what other pixels become; or 'ignore'
+    loop.adaptive_share = 0.0  # share of a class's pixels that passes at least; 0 for eta alone
+    loop.soft = False  # a pixel's weight in the loss is the probability of its pseudo-label
+    loop.warm_start = False  # a round starts from the last one's weights, not from fresh ones
+    loop.same_steps = False  # every round takes the first one's number of steps, not train.epochs
+    loop.patience = 1  # rounds without a better validation DSC before it stops
+    loop.max_rounds = 10
+    loop.unlabelled_slices = 0  # use that many, drawn by the seed; 0 for all
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 8

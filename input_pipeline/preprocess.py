@@ -98,6 +98,8 @@ class Slice:
         spacing: millimetres per (row, column); None when unknown, as for 8-bit slices.
         volume: name of the scan whose slices lie one above the other; None for a lone slice.
         slice_spacing: millimetres from one slice of the volume to the next; None for a lone slice.
+        weight: [H, W] uint8, how much each pixel's label counts in the loss, in 255ths (a
+            pseudo-label's confidence); None where all count fully.
     """
 
     image: np.ndarray
@@ -108,6 +110,7 @@ class Slice:
     spacing: tuple[float, float] | None
     volume: str | None = None
     slice_spacing: float | None = None
+    weight: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ class Prepared:
     Attributes:
         image: [S, S, C] float32; channel 0 intensity in [0, 1], channel 1 the lung mask (0 or 1).
         mask: [S, S] int32 class index, all 0 when the slice is unlabelled.
-        weight: [S, S, 1] float32, 1 on the slice and 0 on the padding.
+        weight: [S, S, 1] float32 in [0, 1]: the slice's weight (1 where it has none), 0 on the
+            padding.
         grid: how to come back to the slice's own grid.
     """
 
@@ -229,8 +233,8 @@ def prepare(s: Slice, p: Preprocessing) -> Prepared:
     Intensity and lung mask are made on the slice's own grid, then resized; padding is 0 (air).
 
     Raises:
-        ValueError: the slice is constant (all black), its dtype does not suit `p.intensity`, mask
-            or lung mask have another size than the image, a label is outside 0..2, or
+        ValueError: the slice is constant (all black), its dtype does not suit `p.intensity`, mask,
+            lung mask or weight have another size than the image, a label is outside 0..2, or
             `p.lung_mask` is 'file' and the slice has none. The message names the slice.
     """
     _check(s, p)
@@ -243,8 +247,8 @@ def prepare(s: Slice, p: Preprocessing) -> Prepared:
     lung = lung_of(s, p)
     if lung is not None:
         channels.append(to_grid(lung, grid, nearest=True, fill=0).astype(np.float32))
-    weight = np.zeros((p.image_size, p.image_size, 1), np.float32)
-    weight[grid.window] = 1.0
+    own = np.full(s.image.shape, 255, np.uint8) if s.weight is None else s.weight
+    weight = to_grid(own, grid, nearest=True, fill=0).astype(np.float32)[..., None] / 255
     mask = np.zeros((p.image_size, p.image_size), np.int32)
     if s.mask is not None:
         mask = to_grid(s.mask, grid, nearest=True, fill=0).astype(np.int32)
@@ -282,7 +286,7 @@ def normalize(image: np.ndarray, intensity: str) -> np.ndarray:
 def _check(s: Slice, p: Preprocessing) -> None:
     if s.image.ndim != 2:
         raise ValueError(f"{s.id}: image is {s.image.shape}, expected [H, W], one slice")
-    for name, array in (("mask", s.mask), ("lung mask", s.lung)):
+    for name, array in (("mask", s.mask), ("lung mask", s.lung), ("weight", s.weight)):
         if array is not None and array.shape != s.image.shape:
             raise ValueError(
                 f"{s.id}: {name} is {array.shape}, its image is {s.image.shape}; "

@@ -7,7 +7,6 @@ from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
@@ -19,6 +18,7 @@ from ssa_jax.checkpoint import Checkpoints
 from ssa_jax.losses import class_weights
 from ssa_jax.model import SSANet
 from ssa_jax.optim import make_optimizer, make_schedule
+from ssa_jax.pseudo_label import class_pixels
 from ssa_jax.state import Variables, init_variables
 from ssa_jax.steps import LossSettings
 
@@ -100,12 +100,22 @@ def augmentation(config: ConfigDict) -> Augmentation:
 
 def loss_settings(config: ConfigDict, training: Sequence[Slice]) -> LossSettings:
     """Weights of the loss; the class weights come from the training set's pixels."""
-    over = config.loss.class_weight_over
-    classes = len(class_names(config)) + 1
-    pixels = [1] * classes
-    if over != "none" and config.loss.cross_entropy > 0:
-        pixels = np.sum([_pixels(item, classes) for item in training], axis=0).tolist()
-    weights = class_weights(pixels, over=over, clip=config.loss.class_weight_clip)
+    pixels = [1.0] * (len(class_names(config)) + 1)
+    if config.loss.class_weight_over != "none" and config.loss.cross_entropy > 0:
+        pixels = pixels_of(config, training)
+    return weighted_loss(config, pixels)
+
+
+def pixels_of(config: ConfigDict, labelled: Sequence[Slice]) -> list[float]:
+    """Pixels of each class in labelled slices, background first, by their weights."""
+    labels = ((item.mask, item.weight) for item in labelled if item.mask is not None)
+    return class_pixels(labels, len(class_names(config)) + 1)
+
+
+def weighted_loss(config: ConfigDict, pixels: Sequence[float]) -> LossSettings:
+    """Weights of the loss for a training set with so many pixels of each class."""
+    over, clip = config.loss.class_weight_over, config.loss.class_weight_clip
+    weights = class_weights(pixels, over=over, clip=clip)
     return LossSettings(
         dice=config.loss.dice,
         cross_entropy=config.loss.cross_entropy,
@@ -139,9 +149,14 @@ def optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[Any, Any]:
 def training_slices(config: ConfigDict, workdir: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
     """Training and validation slices; which ones is kept in the workdir's `splits.json`.
 
-    Slices without lesion are left out of the training part where `data.lesion_slices_only`.
+    Of the training part `data.train_slices` picks patients, and `data.lesion_slices_only` leaves
+    slices without lesion out.
     """
     training, validation = _parts(config, workdir)
+    if config.data.train_slices:
+        patients = [item.patient for item in training]
+        count, seed = config.data.train_slices, config.data.split_seed
+        training = Subset(training, splits.split_by_patient(patients, holdout=count, seed=seed)[1])
     if not config.data.lesion_slices_only:
         return training, validation
     kept = [k for k, item in enumerate(training) if item.mask is not None and item.mask.any()]
@@ -251,12 +266,6 @@ def trained_variables(config: ConfigDict, workdir: Path, which: str) -> tuple[Va
         return checkpoints.restore_variables(which, like)
     finally:
         checkpoints.close()
-
-
-def _pixels(item: Slice, classes: int) -> np.ndarray:
-    """Pixels of each class in a labelled slice."""
-    assert item.mask is not None
-    return np.bincount(item.mask.ravel(), minlength=classes)
 
 
 def _indices(ids: Sequence[str], wanted: Sequence[str], path: Path) -> list[int]:

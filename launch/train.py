@@ -7,7 +7,8 @@ the same command goes on from the last checkpoint and ends with the same bits.
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import clu.parameter_overview
@@ -15,14 +16,14 @@ import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.loader import eval_batches, train_iterator
-from input_pipeline.preprocess import from_grid
+from input_pipeline.preprocess import Slice, from_grid
 from launch import command, setup
 from launch.writer import MetricWriter, progress, replacing
 from ssa_jax.checkpoint import Checkpoints
 from ssa_jax.evaluate import mean_dsc, predict_slices
 from ssa_jax.inference import make_predict
 from ssa_jax.state import TrainState, Variables, init_state
-from ssa_jax.steps import AXIS, check_mapping, make_train_step, map_step
+from ssa_jax.steps import AXIS, LossSettings, check_mapping, make_train_step, map_step
 from ssa_jax.train import fit
 
 
@@ -40,27 +41,71 @@ def main(arguments: list[str]) -> None:
 
 def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
     """Train to the end, from the workdir's last checkpoint where there is one."""
-    preprocessing = setup.preprocessing(config)
-    augmentation = setup.augmentation(config)
-    local_batch = _local_batch(config.train.batch_size)
-    check_mapping(config.train.mapping)
+    check(config)
     setup.build_records(config)
-    model = setup.build_model(config, AXIS)
     setup.save_config(config, workdir)
     training, validation = setup.training_slices(config, workdir)
-    steps_per_epoch = -(-len(training) // config.train.batch_size)
+    return train_on(
+        config,
+        workdir,
+        training,
+        validation,
+        losses=setup.loss_settings(config, training),
+        variables=initial_variables(config),
+        quiet=quiet,
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Find mistakes of the configuration before a file is written.
+
+    Raises:
+      ValueError: a field holds something it must not.
+    """
+    setup.preprocessing(config)
+    setup.augmentation(config)
+    setup.build_model(config)
+    _local_batch(config.train.batch_size)
+    check_mapping(config.train.mapping)
+
+
+def train_on(
+    config: ConfigDict,
+    workdir: Path,
+    training: Sequence[Slice],
+    validation: Sequence[Slice],
+    *,
+    losses: LossSettings,
+    variables: Variables,
+    steps_per_epoch: int | None = None,
+    quiet: bool,
+) -> TrainState:
+    """Train on given slices to the end, from the workdir's last checkpoint where there is one.
+
+    Args:
+      config: of the network, the optimiser and the training.
+      workdir: gets checkpoints, metrics and curves.
+      training: labelled slices.
+      validation: labelled slices to score the network on while it trains.
+      losses: weights of the loss.
+      variables: to start from.
+      steps_per_epoch: steps that make up an epoch; None for one pass over `training`.
+      quiet: show no progress.
+    """
+    model = setup.build_model(config, AXIS)
+    steps_per_epoch = steps_per_epoch or steps_of(config, training)
     schedule, optimizer = setup.optimizer(config, steps_per_epoch)
     step = make_train_step(
         model,
         optimizer,
-        setup.loss_settings(config, training),
+        losses,
         steps_per_epoch=steps_per_epoch,
         average_decay=config.optim.average_decay,
     )
-    variables = initial_variables(config)
     _write_overview(workdir, variables)
     state = init_state(variables, optimizer, average=config.optim.average_decay > 0)
     predict = make_predict(model, flip=config.eval.flip)
+    preprocessing = setup.preprocessing(config)
 
     def validate(current: Variables) -> float:
         batches = eval_batches(validation, preprocessing, batch_size=config.eval.batch_size)
@@ -73,8 +118,8 @@ def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
     batches = train_iterator(
         training,
         preprocessing,
-        augmentation,
-        batch_size=local_batch,
+        setup.augmentation(config),
+        batch_size=_local_batch(config.train.batch_size),
         seed=config.seed,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
@@ -82,6 +127,7 @@ def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
     with (
         MetricWriter(workdir, resume_step=start) as writer,
         progress(total, initial=start, quiet=quiet) as bar,
+        _stop_flag() as stop_requested,
     ):
 
         def report(step: int, values: dict[str, float]) -> None:
@@ -102,10 +148,15 @@ def train(config: ConfigDict, workdir: Path, *, quiet: bool) -> TrainState:
                 validate=validate,
                 report=report,
                 ticks=lambda step: bar.update(step - bar.n),
-                stop_requested=_stop_flag(),
+                stop_requested=stop_requested,
             )
         finally:
             checkpoints.close()
+
+
+def steps_of(config: ConfigDict, training: Sequence[Slice]) -> int:
+    """Steps that one pass over the training slices takes."""
+    return -(-len(training) // config.train.batch_size)
 
 
 def initial_variables(config: ConfigDict) -> Variables:
@@ -133,17 +184,23 @@ def _write_overview(workdir: Path, variables: Variables) -> None:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _stop_flag() -> Callable[[], bool]:
-    """Asks whether SIGTERM or Ctrl-C came since; a second Ctrl-C stops at once."""
+@contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGTERM or Ctrl-C came; a second Ctrl-C stops at once."""
     asked: list[int] = []
 
     def handle(number: int, _: object) -> None:
         asked.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-    return lambda: bool(asked)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

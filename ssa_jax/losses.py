@@ -72,7 +72,7 @@ def segmentation_losses(
     }
 
 
-def class_weights(pixels: Sequence[int], *, over: str, clip: float) -> np.ndarray:
+def class_weights(pixels: Sequence[float], *, over: str, clip: float) -> np.ndarray:
     """Weight 1 / (C P_c) of each class in the cross entropy (equation 8).
 
     Args:
