@@ -13,8 +13,8 @@ from configs import ct_phantom as config_file
 from input_pipeline.ct_phantom import apply_threshold, fit_threshold
 from input_pipeline.preprocess import Slice
 from launch import command, setup
+from launch.curves import curves_figure
 from launch.evaluate import evaluate
-from launch.pictures import curves_figure
 from launch.train import train
 from launch.writer import write_json
 from ssa_jax.metrics import case_rows, summarize

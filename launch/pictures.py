@@ -1,4 +1,4 @@
-"""Pictures of slices, predictions, attention and training curves (numpy in, PNG out).
+"""Pictures of slices, predictions and attention (numpy in, PNG out).
 
 Figures are drawn on their own Agg canvas, never through pyplot, so that no state is shared.
 Ground-glass is red and consolidation green as in the paper's figure 1, in the vermilion and
@@ -19,17 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from launch.writer import read_metrics, replacing
+from launch.writer import replacing
 
 _CLASS_COLORS = ("#f04e23", "#00c08b", "#56b4e9", "#f0e442", "#cc79a7")
 _SINGLE_TRUTH = "#3fa7f0"
-_CURVE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_INK, _QUIET, _GRID = "#1b1b1b", "#666666", "#e3e3e3"
+INK, QUIET = "#1b1b1b", "#666666"
 _FILL = 0.35  # opacity of a class over the slice
 _PANEL = 1.7  # width of a panel, inches
 _GAP = 0.05
-_DPI = 160
-_SMOOTH_ABOVE = 200  # points; a longer training curve also gets a running mean
+DPI = 160
+_CAPTION = 24  # characters
 
 
 @dataclass(frozen=True)
@@ -107,41 +106,48 @@ def contact_sheet(path: Path, rows: Sequence[SlicePicture], *, class_names: Sequ
     captions += [f"attention {stage}" for stage in range(1, maps[0] + 1)]
     panels = [_panels(row, len(class_names), with_truth) for row in rows]
     figure = _grid(panels, captions, [row.title for row in rows])
-    _legend(figure, class_names, with_truth)
-    _save(figure, path)
+    _legend(figure, _class_colors(class_names, with_truth))
+    outline = "truth (prediction where none)" if with_truth else "prediction"
+    _note(
+        figure, f"attention: each map from its least (black) to its most; white outline: {outline}"
+    )
+    save_figure(figure, path)
 
 
-def curves_figure(path: Path, csv_path: Path) -> None:
-    """Writes the training curves in a `metrics.csv`: losses, DSC, learning rate, over the step.
-
-    A name goes to the panel whose word ("loss", "dsc", "learning_rate") its last part holds;
-    other names are not drawn, nor are values that are not finite. A long loss is drawn faint
-    with its running mean over it. The best validation DSC is marked.
+def label_sheet(
+    path: Path,
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    ignored: Sequence[np.ndarray],
+    titles: Sequence[str],
+    *,
+    class_names: Sequence[str],
+) -> None:
+    """Writes slices side by side, each above its labels.
 
     Args:
         path: PNG file to write, atomically.
-        csv_path: what `launch.writer.MetricWriter` wrote.
+        images: `[H, W]` each, float in [0, 1].
+        labels: integer class labels `[H, W]` of each.
+        ignored: bool `[H, W]` of each, pixels whose label does not count; drawn in a colour of
+            their own.
+        titles: a name for each slice.
+        class_names: names of the classes 1, 2, ..., four at most.
 
     Raises:
-        ValueError: the file is not such a one, or holds nothing to draw.
-        FileNotFoundError: it is not there.
         OSError: the disk refuses.
     """
-    series = read_metrics(csv_path)
-    groups = {"loss": "loss", "dsc": "DSC", "learning_rate": "learning rate"}
-    chosen = {
-        title: {name: points for name, points in series.items() if word in name.rpartition("/")[2]}
-        for word, title in groups.items()
-    }
-    chosen = {title: curves for title, curves in chosen.items() if curves}
-    if not chosen:
-        raise ValueError(
-            f"{csv_path} has no loss, dsc or learning_rate in {sorted(series)}; train for a step"
-        )
-    figure = Figure(figsize=(3.5 * len(chosen), 2.7), dpi=_DPI, layout="constrained")
-    for position, (title, curves) in enumerate(chosen.items(), start=1):
-        _curves(figure.add_subplot(1, len(chosen), position), title, curves)
-    _save(figure, path)
+    grays = [np.repeat(image[..., None], 3, axis=-1) for image in images]
+    extra = len(class_names) + 1
+    drawn = [np.where(left, extra, mask) for left, mask in zip(ignored, labels, strict=True)]
+    overlays = [
+        _overlay(gray, mask, _CLASS_COLORS) for gray, mask in zip(grays, drawn, strict=True)
+    ]
+    short = [title if len(title) <= _CAPTION else f"...{title[-_CAPTION:]}" for title in titles]
+    figure = _grid([[_Panel(gray) for gray in grays], overlays], short, ["slice", "pseudo-label"])
+    names = [*class_names, "ignored"] if any(left.any() for left in ignored) else class_names
+    _legend(figure, dict(zip(names, _CLASS_COLORS, strict=False)))
+    save_figure(figure, path)
 
 
 def _check(row: SlicePicture, classes: int) -> None:
@@ -240,15 +246,15 @@ def _grid(
     heights = [_PANEL * float(np.clip(ratio, 0.5, 1.5)) for ratio in ratios]
     width = len(captions) * (_PANEL + _GAP) + _GAP
     total = head + sum(heights) + len(rows) * label + foot
-    figure = Figure(figsize=(width, total), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, total), dpi=DPI, facecolor="white")
     lefts = [_GAP + column * (_PANEL + _GAP) for column in range(len(captions))]
     for left, caption in zip(lefts, captions, strict=True):
         at = ((left + _PANEL / 2) / width, 1 - 0.16 / total)
-        figure.text(*at, caption, ha="center", va="center", fontsize=9, color=_INK)
+        figure.text(*at, caption, ha="center", va="center", fontsize=9, color=INK)
     top = total - head
     for row, title, height in zip(rows, titles, heights, strict=True):
         at = (_GAP / width, (top - label / 2) / total)
-        figure.text(*at, title, ha="left", va="center", fontsize=7.5, color=_QUIET)
+        figure.text(*at, title, ha="left", va="center", fontsize=7.5, color=QUIET)
         top -= label + height
         for left, panel in zip(lefts, row, strict=True):
             box = (left / width, top / total, _PANEL / width, height / total)
@@ -265,13 +271,16 @@ def _show(axes: Axes, panel: _Panel) -> None:
             axes.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=[width])
 
 
-def _legend(figure: Figure, class_names: Sequence[str], with_truth: bool) -> None:
-    if len(class_names) == 1:
-        name = class_names[0]
-        entries = {f"{name}, truth": _SINGLE_TRUTH} if with_truth else {}
-        entries[f"{name}, prediction"] = _CLASS_COLORS[0]
-    else:
-        entries = dict(zip(class_names, _CLASS_COLORS, strict=False))
+def _class_colors(class_names: Sequence[str], with_truth: bool) -> dict[str, str]:
+    """What the legend explains: a name and its colour."""
+    if len(class_names) > 1:
+        return dict(zip(class_names, _CLASS_COLORS, strict=False))
+    name = class_names[0]
+    entries = {f"{name}, truth": _SINGLE_TRUTH} if with_truth else {}
+    return entries | {f"{name}, prediction": _CLASS_COLORS[0]}
+
+
+def _legend(figure: Figure, entries: Mapping[str, str]) -> None:
     handles = [
         Patch(facecolor=(*to_rgb(color), _FILL + 0.2), edgecolor=color, label=name)
         for name, color in entries.items()
@@ -282,78 +291,27 @@ def _legend(figure: Figure, class_names: Sequence[str], with_truth: bool) -> Non
         ncols=len(handles),
         frameon=False,
         fontsize=8,
-        labelcolor=_INK,
+        labelcolor=INK,
         bbox_to_anchor=(0.0, 0.0),
         borderaxespad=0.2,
         handlelength=1.4,
     )
-    outline = "truth (prediction where none)" if with_truth else "prediction"
+
+
+def _note(figure: Figure, text: str) -> None:
+    """A line at the lower right."""
     figure.text(
         1 - _GAP / figure.get_figwidth(),
         0.16 / figure.get_figheight(),
-        f"attention: each map from its least (black) to its most; white outline: {outline}",
+        text,
         ha="right",
         va="center",
         fontsize=7.5,
-        color=_QUIET,
+        color=QUIET,
     )
 
 
-def _curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    axes.set_title(title, fontsize=10, color=_INK, loc="left")
-    axes.set_xlabel("step", fontsize=8, color=_QUIET)
-    for index, (name, points) in enumerate(sorted(curves.items())):
-        steps, values = np.array(points, dtype=np.float64).T
-        finite = np.isfinite(values)
-        steps, values = steps[finite], values[finite]
-        color = _CURVE_COLORS[index % len(_CURVE_COLORS)]
-        long = len(values) > _SMOOTH_ABOVE and title == "loss"
-        marker = "o" if len(values) < 2 else None
-        best = None
-        if title == "DSC" and name.startswith("validation") and len(values):
-            best = int(values.argmax())
-            name += f", best {values[best]:.3f}"
-        axes.plot(
-            steps,
-            values,
-            color=color,
-            alpha=0.2 if long else 1,
-            linewidth=0.7 if long else 1.4,
-            marker=marker,
-            label=None if long else name,
-        )
-        if long:
-            axes.plot(steps, _running_mean(values), color=color, linewidth=1.5, label=name)
-        if best is not None:
-            axes.plot(steps[best], values[best], "o", color=color, markersize=4)
-    _dress(axes, title, len(curves))
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the window around each point, shorter at the ends."""
-    half = max(len(values) // 50, 1)
-    sums = np.concatenate([[0.0], values.cumsum()])
-    index = np.arange(len(values))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
-
-
-def _dress(axes: Axes, title: str, curves: int) -> None:
-    axes.grid(color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=7.5, colors=_QUIET, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(_QUIET)
-    low, high = axes.get_ylim()
-    if title == "DSC":
-        axes.set_ylim(min(low, 0.0), max(high, 1.0))
-    elif title == "loss" and low > -0.1 * high:
-        axes.set_ylim(0.0, high)
-    if title != "learning rate" or curves > 1:
-        axes.legend(fontsize=7.5, frameon=False, labelcolor=_INK)
-
-
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, atomically."""
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))

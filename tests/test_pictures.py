@@ -11,7 +11,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from launch.pictures import SlicePicture, contact_sheet, curves_figure, overlay_figure
+from launch.curves import curves_figure
+from launch.pictures import SlicePicture, contact_sheet, overlay_figure
 from launch.writer import MetricWriter
 
 SIDE = 64
