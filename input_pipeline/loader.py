@@ -5,6 +5,7 @@ threads or the number of processes: N shards together see what one shard would s
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -108,6 +109,8 @@ def eval_batches(
 ) -> Iterator[EvalBatch]:
     """All slices once, in their order, in batches of one size (the last padded with zeros).
 
+    While a batch is being used, a thread makes the next one.
+
     Args:
         slices: slices, labelled or not.
         preprocessing: how a slice becomes network input.
@@ -118,12 +121,22 @@ def eval_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-    for start in range(0, len(slices), batch_size):
+
+    def make(start: int) -> EvalBatch:
         chosen = [slices[k] for k in range(start, min(start + batch_size, len(slices)))]
         made = [prepare(item, preprocessing) for item in chosen]
         image = np.zeros((batch_size, *made[0].image.shape), np.float32)
         image[: len(made)] = [item.image for item in made]
-        yield EvalBatch(image, chosen, [item.grid for item in made])
+        return EvalBatch(image, chosen, [item.grid for item in made])
+
+    if not slices:
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(make, 0)
+        for start in range(batch_size, len(slices), batch_size):
+            batch, coming = coming.result(), reader.submit(make, start)
+            yield batch
+        yield coming.result()
 
 
 def _check(count: int, batch_size: int, seed: int, shard_index: int, shard_count: int) -> None:

@@ -132,7 +132,7 @@ class PseudoLabels(Sequence[PseudoLabel]):
         try:
             builder = tfds.builder_from_directory(folder)
             self._source = builder.as_data_source(_SPLIT)
-        except (FileNotFoundError, ValueError, tfds.core.registered.DatasetNotFoundError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{folder}: no pseudo-labels can be read ({error}); remove the folder and the "
                 "rounds after it, and start again"

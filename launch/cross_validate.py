@@ -7,7 +7,6 @@ W/metrics.json and the table printed hold all folds: mean and interval over pati
 """
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
@@ -17,12 +16,10 @@ from ml_collections import ConfigDict
 
 from input_pipeline import splits
 from launch import command, setup
-from launch.evaluate import evaluate
+from launch.evaluate import evaluate, read_rows
 from launch.train import train
 from launch.writer import write_json, write_table
 from ssa_jax.metrics import CaseRow, format_table, summarize
-
-TEXTS = ("unit", "outcome")  # of a case's scores; the others are numbers
 
 
 def main(arguments: list[str]) -> None:
@@ -84,7 +81,7 @@ def cross_validate(
             train(config, fold, quiet=quiet)
             evaluate(config, fold, setup.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
         print(f"fold {number} of {folds}: {out}", flush=True)
-        rows += _read_rows(out, f"fold_{number}/")
+        rows += read_rows(out, f"fold_{number}/")
     summary = summarize(rows) | {"scheme": scheme, "folds": folds}
     write_table(workdir / "cases.csv", rows)
     write_json(workdir / "metrics.json", summary)
@@ -106,24 +103,6 @@ def _keep_folds(path: Path, scheme: str, dealt: list[tuple[list[str], list[str]]
             f"{path}: other folds than these (scheme, number, data.split_seed or patients differ); "
             "name another --workdir"
         )
-
-
-def _read_rows(folder: Path, prefix: str) -> list[CaseRow]:
-    """The cases of an evaluation: volumes where there are any, else slices."""
-    path = folder / "volumes.csv"
-    path = path if path.exists() else folder / "cases.csv"
-    rows: list[CaseRow] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            row: dict[str, Any] = {"case": prefix + line["case"]}
-            row |= {name: line[name] for name in ("patient", "class_name")}
-            for name, text in line.items():
-                block, _, metric = name.partition(".")
-                if metric:
-                    value = text if metric in TEXTS else float(text) if text else None
-                    row.setdefault(block, {})[metric] = value
-            rows.append(row)  # type: ignore[arg-type]
-    return rows
 
 
 if __name__ == "__main__":

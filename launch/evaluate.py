@@ -8,6 +8,7 @@ Where slices make up volumes, the `standard` block is over whole volumes in 3-D 
 """
 
 import argparse
+import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from ssa_jax.metrics import CaseRow, format_table, summarize
 
 OUTPUTS = ("metrics.json", "cases.csv", "volumes.csv", "pictures", "pictures.png")
 SHEET_ROWS = 12  # of pictures.png
+TEXTS = ("unit", "outcome")  # of a case's scores; the others are numbers
 
 
 def main(arguments: list[str]) -> None:
@@ -169,6 +171,29 @@ def _summary(rows: Sequence[CaseRow], volumes: Sequence[CaseRow]) -> dict[str, A
     if not volumes:
         return summarize(rows)
     return summarize(volumes) | {"paper_compat": summarize(rows)["paper_compat"]}
+
+
+def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
+    """The cases of an evaluation: volumes where there are any, else slices.
+
+    Args:
+      folder: what `evaluate` filled.
+      prefix: goes before the name of each case.
+    """
+    path = folder / "volumes.csv"
+    path = path if path.exists() else folder / "cases.csv"
+    rows: list[CaseRow] = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            row: dict[str, Any] = {"case": prefix + line["case"]}
+            row |= {name: line[name] for name in ("patient", "class_name")}
+            for name, text in line.items():
+                block, _, metric = name.partition(".")
+                if metric:
+                    value = text if metric in TEXTS else float(text) if text else None
+                    row.setdefault(block, {})[metric] = value
+            rows.append(row)  # type: ignore[arg-type]
+    return rows
 
 
 def picture(prediction: SlicePrediction, title: str, intensity: str) -> SlicePicture:

@@ -129,9 +129,10 @@ class Rounds:
 
     def _start(self, number: int) -> Variables:
         """Variables that a round starts from."""
-        if number > 1 and self._config.self_train.warm_start:
+        config = self._config
+        if number > 1 and config.self_train.warm_start:
             return self._network(number - 1)[0]
-        return initial_variables(self._config)
+        return initial_variables(config)
 
     def _row(
         self,
@@ -175,10 +176,11 @@ class Rounds:
         return volumes.rows() or rows
 
     def _label(self, number: int, folder: Path) -> None:
+        config = self._config
         moved = moved_slices(
             len(self._data.unlabelled),
-            self._config.self_train.move,
-            seed=self._config.seed,
+            config.self_train.move,
+            seed=config.seed,
             rounds=number,
         )
         indices = [int(k) for drawn in moved for k in drawn]
@@ -202,7 +204,7 @@ class Rounds:
                 "adaptive_share": self._trust.adaptive_share,
                 "soft": self._trust.soft,
                 "thresholds": dict(zip(("background", *self._names), thresholds, strict=True)),
-                "seed": self._config.seed,
+                "seed": config.seed,
                 "moved": len(moved[-1]),
                 "renewed": len(indices) - len(moved[-1]),
             }
@@ -249,7 +251,7 @@ class Rounds:
             "nearly_empty": empty,
             "nearly_full": full,
         }
-        return facts | {"warnings": _warnings(self._names, pixels, empty, full, len(labels))}
+        return facts | {"warnings": warnings_of(self._names, pixels, empty, full, len(labels))}
 
     def _agreement(self, number: int, labels: PseudoLabels) -> list[float | None]:
         """DSC of each class with the round before, over the slices that were renewed."""
@@ -329,11 +331,15 @@ def weights_sha256(variables: Variables) -> str:
 
 def trust_of(config: ConfigDict) -> Trust:
     """How the configuration turns probabilities into pseudo-labels."""
-    loop = config.self_train
-    return Trust(loop.eta, loop.low_confidence, loop.adaptive_share, loop.soft)
+    return Trust(
+        eta=config.self_train.eta,
+        low_confidence=config.self_train.low_confidence,
+        adaptive_share=config.self_train.adaptive_share,
+        soft=config.self_train.soft,
+    )
 
 
-def _warnings(
+def warnings_of(
     names: Sequence[str],
     pixels: Sequence[float],
     empty: Sequence[str],

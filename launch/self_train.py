@@ -1,5 +1,4 @@
-"""Semi-supervised rounds: `python -m launch.self_train --config configs/self_train_semiseg.py \
---workdir W` (section 3.2.2, figure 4).
+"""Rounds of pseudo-labels: `python -m launch.self_train --config C --workdir W` (section 3.2.2).
 
 Round 1 trains on the labelled slices. After each round its network labels unlabelled slices through
 the trust module (eq. 9): those that `self_train.move` newly draws and those that joined before, for
@@ -65,7 +64,7 @@ def self_train(config: ConfigDict, workdir: Path, *, quiet: bool) -> dict[str, A
     trust_of(config)
     setup.build_records(config)
     setup.save_config(config, workdir)
-    _keep_compiled(workdir)
+    keep_compiled(workdir)
     data = _open(config, workdir)
     _check_data(config, data)
     rounds = Rounds(config, workdir, data, quiet)
@@ -140,7 +139,7 @@ def _test_once(config: ConfigDict, workdir: Path, best: int, quiet: bool) -> dic
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _keep_compiled(workdir: Path) -> None:
+def keep_compiled(workdir: Path) -> None:
     """Let the rounds, and a run that goes on, share what XLA compiled."""
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
