@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
 
     loss = config.loss = ConfigDict()
     loss.dice = 1.0  # weight of the Dice loss (eq. 6)
+    loss.dice_absent = True  # False leaves a class that a slice lacks to the cross entropy
     loss.cross_entropy = 0.0  # weight of the cross entropy (eq. 8)
     loss.class_weight_over = "none"  # its class weights: 'none', 'lesion' or 'all'
     loss.class_weight_clip = 0.0  # largest class weight, 0 for no limit

@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     config = ct_phantom.get_config()
     config.data.task = "multiclass"
     config.data.train_slices = 16
+    config.loss.dice_absent = False
     config.loss.cross_entropy = 1.0
     config.loss.class_weight_over = "lesion"
     config.loss.class_weight_clip = 10.0

@@ -13,6 +13,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     """
     config = covid_semiseg.get_config(preset)
     config.data.task = "multiclass"
+    config.loss.dice_absent = False
     config.loss.cross_entropy = 1.0
     config.loss.class_weight_over = "lesion"
     config.loss.class_weight_clip = 10.0

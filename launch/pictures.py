@@ -28,7 +28,7 @@ _FILL = 0.35  # opacity of a class over the slice
 _PANEL = 1.7  # width of a panel, inches
 _GAP = 0.05
 DPI = 160
-_CAPTION = 24  # characters
+_CAPTION = 19  # characters
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,7 +192,10 @@ class Rounds:
         with progress(total, quiet=self._quiet) as bar:
             for shard in shards:
                 chosen = writer.shard_indices(shard)
-                writer.write(shard, self._labels(variables, chosen, thresholds, bar))
+                slices = setup.Subset(self._data.unlabelled, chosen)
+                made = self._predicted(variables, slices)
+                labels = pseudo_labels(chosen, made, thresholds, self._trust, bar.update)
+                writer.write(shard, labels)
         _together("shards written")
         if jax.process_index() == 0:
             about = {
@@ -208,20 +211,10 @@ class Rounds:
                 "moved": len(moved[-1]),
                 "renewed": len(indices) - len(moved[-1]),
             }
-            labels = writer.labels()
-            self._draw(number, labels)
-            writer.finish(about | self._facts(number, labels))
+            written = writer.labels()
+            self._draw(number, written)
+            writer.finish(about | self._facts(number, written))
         _together("labels finished")
-
-    def _labels(
-        self, variables: Variables, indices: Sequence[int], thresholds: Sequence[float], bar: Any
-    ) -> Iterator[PseudoLabel]:
-        """Pseudo-labels of some unlabelled slices, in order."""
-        chosen = setup.Subset(self._data.unlabelled, indices)
-        for index, made in zip(indices, self._predicted(variables, chosen), strict=True):
-            mask, weight = pseudo_label(made.prob, thresholds, self._trust)
-            yield PseudoLabel(index, made.slice.id, mask, weight)
-            bar.update()
 
     def _thresholds(self, variables: Variables, indices: Sequence[int]) -> list[float]:
         """Of each class; adaptive ones need the confidence of all slices first."""
@@ -300,6 +293,20 @@ class Rounds:
 
     def _folder(self, number: int) -> Path:
         return self._workdir / f"round_{number:02d}"
+
+
+def pseudo_labels(
+    indices: Sequence[int],
+    predictions: Iterable[SlicePrediction],
+    thresholds: Sequence[float],
+    trust: Trust,
+    tick: Callable[[], Any],
+) -> Iterator[PseudoLabel]:
+    """Pseudo-labels of the unlabelled slices of these indices; `tick` is called after each."""
+    for index, made in zip(indices, predictions, strict=True):
+        mask, weight = pseudo_label(made.prob, thresholds, trust)
+        yield PseudoLabel(index, made.slice.id, mask, weight)
+        tick()
 
 
 class Joined(Sequence[Slice]):

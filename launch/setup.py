@@ -125,6 +125,7 @@ def weighted_loss(config: ConfigDict, pixels: Sequence[float]) -> LossSettings:
         ramp_epochs=config.attention.ramp_epochs,
         normalize=config.attention.normalize,
         stop_gradient=config.attention.stop_gradient,
+        dice_absent=config.loss.dice_absent,
     )
 
 

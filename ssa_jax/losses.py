@@ -21,7 +21,9 @@ def one_hot(mask: Array, classes: int) -> Array:
     return jax.nn.one_hot(mask, classes, dtype=jnp.float32)
 
 
-def dice_loss(prob: Array, target: Array, weight: Array, smooth: float = 1.0) -> Array:
+def dice_loss(
+    prob: Array, target: Array, weight: Array, smooth: float = 1.0, absent: bool = True
+) -> Array:
     """Soft Dice loss (equation 6), 1 - (2I + s) / (A + B + s).
 
     Args:
@@ -29,13 +31,19 @@ def dice_loss(prob: Array, target: Array, weight: Array, smooth: float = 1.0) ->
       target: `[B, H, W, C]`, 1 where the class is.
       weight: `[B, H, W, 1]`, 0 leaves a pixel out.
       smooth: s; makes the loss of an empty prediction on an empty slice 0.
+      absent: whether a class counts in samples without it. There its loss is 0 for an empty
+        prediction and nearly 1 for anything else, so where most samples lack a class a network
+        learns to predict nothing; False gives such pairs 0 and leaves them to the cross entropy.
 
     Returns:
       Scalar in [0, 1]: the mean over samples and classes.
     """
     both = jnp.sum(weight * prob * target, axis=(1, 2))
     size = jnp.sum(weight * (prob + target), axis=(1, 2))
-    return jnp.mean(1 - (2 * both + smooth) / (size + smooth))
+    loss = 1 - (2 * both + smooth) / (size + smooth)
+    if not absent:
+        loss *= jnp.sum(weight * target, axis=(1, 2)) > 0
+    return jnp.mean(loss)
 
 
 def cross_entropy_loss(logits: Array, mask: Array, weight: Array, class_weight: Array) -> Array:
@@ -61,13 +69,13 @@ def cross_entropy_loss(logits: Array, mask: Array, weight: Array, class_weight: 
 
 
 def segmentation_losses(
-    logits: Array, mask: Array, weight: Array, class_weight: Array
+    logits: Array, mask: Array, weight: Array, class_weight: Array, dice_absent: bool = True
 ) -> dict[str, Array]:
-    """Dice and cross entropy of a batch, by name; arguments as in `cross_entropy_loss`."""
+    """Dice and cross entropy of a batch, by name; arguments as in the two functions."""
     prob = probabilities(logits)
     target = one_hot(mask, prob.shape[-1])
     return {
-        "dice_loss": dice_loss(prob[..., 1:], target[..., 1:], weight),
+        "dice_loss": dice_loss(prob[..., 1:], target[..., 1:], weight, absent=dice_absent),
         "cross_entropy_loss": cross_entropy_loss(logits, mask, weight, class_weight),
     }
 

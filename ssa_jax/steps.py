@@ -76,6 +76,7 @@ class LossSettings:
       ramp_epochs: epochs over which its weight rises to alpha.
       normalize: see `attention.spatial_softmax`.
       stop_gradient: see `attention.attention_loss_terms`.
+      dice_absent: see `losses.dice_loss`.
     """
 
     dice: float
@@ -86,6 +87,7 @@ class LossSettings:
     ramp_epochs: float
     normalize: str
     stop_gradient: bool
+    dice_absent: bool = True
 
 
 def make_train_step(
@@ -151,7 +153,8 @@ def total_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Equation 7 and its terms by name."""
     class_weight = jnp.asarray(settings.class_weight, jnp.float32)
-    terms = segmentation_losses(prediction.logits, batch["mask"], batch["weight"], class_weight)
+    mask, weight = batch["mask"], batch["weight"]
+    terms = segmentation_losses(prediction.logits, mask, weight, class_weight, settings.dice_absent)
     pairs = attention_loss_terms(
         prediction.attention, normalize=settings.normalize, stop_gradient=settings.stop_gradient
     )

@@ -38,6 +38,19 @@ def test_dice_of_an_empty_slice_and_of_a_perfect_prediction_is_zero():
     np.testing.assert_allclose(dice_loss(full, empty, full), 1 - 1 / 5, rtol=1e-6)
 
 
+def test_dice_may_leave_out_a_class_that_a_sample_lacks():
+    """The empty second sample of `test_dice_by_hand` gives nothing, its prediction no gradient."""
+    prob = np.float32([[[0.5, 0.25], [0.0, 1.0]], [[0.0, 0.5], [0.0, 0.0]]])[..., None]
+    target = np.float32([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])[..., None]
+    one = np.ones_like(prob)
+    expected = (1 - (2 * 0.75 + 1) / (1.75 + 2 + 1)) / 2
+    np.testing.assert_allclose(dice_loss(prob, target, one, absent=False), expected, rtol=1e-6)
+    gradient = jax.grad(dice_loss)(prob, target, one, absent=False)
+    assert np.all(gradient[1] == 0) and np.any(gradient[0] != 0)
+    hidden = one * (1 - target)  # its pixels do not count, so the class is absent there too
+    assert dice_loss(prob, target, hidden, absent=False) == 0
+
+
 def test_dice_averages_over_samples_and_classes():
     prob, target, weight = np.random.default_rng(0).random((3, 2, 3, 3, 2)).astype(np.float32)
     target, weight = target.round(), weight[..., :1]
