@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from input_pipeline.preprocess import Slice
 
@@ -81,7 +82,7 @@ class PseudoWriter:
         try:
             for label in labels:
                 record = {name: getattr(label, name) for name in FEATURES}
-                writer.write(FEATURES.serialize_example(record))
+                writer.write(_serialized(record))
             writer.close()
             os.replace(temporary, path)
         finally:
@@ -195,6 +196,12 @@ class PseudoSlices(Sequence[Slice]):
                 "the data set has changed since, start again in another --workdir"
             )
         return replace(item, mask=label.mask, weight=label.weight)
+
+
+def _serialized(record: dict[str, Any]) -> bytes:
+    """A record as TFDS writes it, but with its features in one order in every process."""
+    example = tf_example_pb2.Example.FromString(FEATURES.serialize_example(record))
+    return example.SerializeToString(deterministic=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def self_train(config: ConfigDict, workdir: Path, *, quiet: bool) -> dict[str, A
     setup.save_config(config, workdir)
     keep_compiled(workdir)
     data = _open(config, workdir)
-    _check_data(config, data)
+    check_data(config, data)
     rounds = Rounds(config, workdir, data, quiet)
     best = run_rounds(
         rounds.train,
@@ -97,8 +97,12 @@ def _open(config: ConfigDict, workdir: Path) -> Data:
     return Data(training, validation, unlabelled)
 
 
-def _check_data(config: ConfigDict, data: Data) -> None:
-    """Refuse what would spoil the rounds or their scores."""
+def check_data(config: ConfigDict, data: Data) -> None:
+    """Refuse what would spoil the rounds or their scores.
+
+    Raises:
+      ValueError: a labelled set without a class, or a patient held out who is also unlabelled.
+    """
     names = ("background", *setup.class_names(config))
     pixels = setup.pixels_of(config, data.training)
     missing = [name for name, count in zip(names, pixels, strict=True) if not count]

@@ -1,6 +1,7 @@
 """`python -m launch.self_train`: from labelled and unlabelled slices to a report, killed or not."""
 
 import csv
+import importlib
 import os
 import re
 import signal
@@ -15,10 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from input_pipeline.preprocess import Slice
 from input_pipeline.pseudo_store import PseudoLabels, read_manifest
 from input_pipeline.splits import load_split
-from launch import command, self_train
-from launch.rounds import warnings_of, weights_sha256
+from launch import command, self_train, setup
+from launch.rounds import Data, warnings_of, weights_sha256
 from tests.test_pseudo_store import hashes
 
 ROOT = Path(__file__).parents[1]
@@ -260,15 +262,21 @@ def lacking(source: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_validation_patient_among_the_unlabelled_is_refused(capsys, source, tmp_path):
-    folder = lacking(source, tmp_path / "doubled")
-    for path in source.rglob("GT/*.png"):
-        save(folder / path.relative_to(source), np.asarray(Image.open(path)))
-    for number in range(6):  # each may be the one held out
-        image = np.asarray(Image.open(source / LABELLED / "Imgs" / f"{number}.png"))
-        save(folder / UNLABELLED / f"{number}.png", image)
-    given = arguments(folder, tmp_path / "work")
-    refused(capsys, given, "1 patients of validation are among the unlabelled too")
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_patient_held_out_who_is_also_unlabelled_is_refused(monkeypatch, split):
+    config = importlib.import_module("configs.self_train_phantom").get_config()
+    mask = np.array([[0, 1], [2, 0]], np.uint8)
+
+    def of(*patients):
+        return [Slice(mask, mask, None, name, name, None) for name in patients]
+
+    held = {"validation": of("b", "v"), "test": of("t")}
+    monkeypatch.setattr(self_train, "_splits", lambda _: ["train", "test", "unlabelled"])
+    monkeypatch.setattr(setup, "open_split", lambda _, name: held[name])
+    self_train.check_data(config, Data(of("a"), held["validation"], of("u")))
+    unlabelled = of("u", held[split][-1].patient)
+    with pytest.raises(ValueError, match=f"1 patients of {split} are among the unlabelled too"):
+        self_train.check_data(config, Data(of("a"), held["validation"], unlabelled))
 
 
 def test_warnings_name_the_slices():
