@@ -24,7 +24,7 @@ from launch.rounds import Data, warnings_of, weights_sha256
 from tests.test_pseudo_store import hashes
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("SSA_JAX_KILLS", "3"))
+KILLS = int(os.environ.get("SSA_JAX_KILLS", "2"))
 LABELLED = Path("TrainingSet/MultiClassInfection-Train")
 TEST = Path("TestingSet/MultiClassInfection-Test")
 UNLABELLED = Path("TrainingSet/LungInfection-Train/Pseudo-label/Imgs")
@@ -72,8 +72,8 @@ def arguments(source: Path, workdir: Path, **fields) -> list[str]:
         "data.validation_slices": 1,
         "model.kernel_size": 3,
         "train.batch_size": 8,
-        "train.epochs": 2,
-        "train.validate_every": 2,
+        "train.epochs": 1,
+        "train.validate_every": 1,
         "eval.batch_size": 8,
         "eval.flip": False,
         "optim.warmup_epochs": 0.0,
