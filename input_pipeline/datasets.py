@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from input_pipeline.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.covid_semiseg import CovidSemiseg
 from input_pipeline.ct_phantom import CtPhantom
 from input_pipeline.folder import Folder
+from input_pipeline.lazy import LazySequence
 from input_pipeline.medseg import Medseg
 from input_pipeline.preprocess import Slice
 from input_pipeline.volumes import VolumeBuilder
@@ -141,7 +142,7 @@ def split_names(name: str, *, data_dir: Path, task: str) -> list[str]:
     return list(_built(name, data_dir, task).info.splits)
 
 
-class Records(Sequence[Slice]):
+class Records(LazySequence[Slice]):
     """The slices of one built split, decoded at each access."""
 
     def __init__(self, source: Sequence[dict[str, Any]], labelled: bool, binary: bool) -> None:
@@ -152,17 +153,8 @@ class Records(Sequence[Slice]):
     def __len__(self) -> int:
         return len(self._source)
 
-    @overload
-    def __getitem__(self, index: int) -> Slice: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Slice]: ...
-    def __getitem__(self, index: int | slice) -> Slice | Sequence[Slice]:
-        """One slice, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"slice {index} of a split of {len(self)}")
-        record = self._source[int(index) % len(self)]
+    def _item(self, index: int) -> Slice:
+        record = self._source[index]
         mask = record["mask"] if self._labelled else None
         if mask is not None and self._binary:
             mask = (mask > 0).astype(mask.dtype)

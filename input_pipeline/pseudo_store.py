@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from input_pipeline.lazy import LazySequence
 from input_pipeline.preprocess import Slice
 
 SHARD_SLICES = 64
@@ -122,7 +123,7 @@ class PseudoWriter:
         )
 
 
-class PseudoLabels(Sequence[PseudoLabel]):
+class PseudoLabels(LazySequence[PseudoLabel]):
     """The records of a folder, decoded at each access.
 
     Raises:
@@ -142,17 +143,8 @@ class PseudoLabels(Sequence[PseudoLabel]):
     def __len__(self) -> int:
         return len(self._source)
 
-    @overload
-    def __getitem__(self, index: int) -> PseudoLabel: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PseudoLabel]: ...
-    def __getitem__(self, index: int | slice) -> PseudoLabel | Sequence[PseudoLabel]:
-        """One label, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pseudo-label {index} of {len(self)}")
-        record = self._source[int(index) % len(self)]
+    def _item(self, index: int) -> PseudoLabel:
+        record = self._source[index]
         name = record["id"]
         return PseudoLabel(
             index=int(record["index"]),
@@ -162,7 +154,7 @@ class PseudoLabels(Sequence[PseudoLabel]):
         )
 
 
-class PseudoSlices(Sequence[Slice]):
+class PseudoSlices(LazySequence[Slice]):
     """Unlabelled slices with their pseudo-labels: one more source to train on.
 
     Args:
@@ -180,14 +172,7 @@ class PseudoSlices(Sequence[Slice]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    @overload
-    def __getitem__(self, index: int) -> Slice: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Slice]: ...
-    def __getitem__(self, index: int | slice) -> Slice | Sequence[Slice]:
-        """One slice, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _item(self, index: int) -> Slice:
         label = self._labels[index]
         item = self._unlabelled[label.index]
         if item.id != label.id:

@@ -1,12 +1,11 @@
 """A scan as the slices that a network reads, and where each of them lies in the scan."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
+from input_pipeline.lazy import LazySequence
 from input_pipeline.lung_mask import lung_sides, threshold_lung_mask, volume_lung_mask
 from input_pipeline.nifti import read_labels, same_grid
 from input_pipeline.preprocess import Preprocessing, Slice, unwindowed, windowed
@@ -68,7 +67,7 @@ def find_lung_sides(scan: Scan) -> np.ndarray:
     return lung_sides(volume_lung_mask(scan.voxels, spacing=scan.spacing, dilation=0))
 
 
-class ScanSlices(Sequence[Slice]):
+class ScanSlices(LazySequence[Slice]):
     """The slices from the lowest to the highest with lung, prepared as a network was trained.
 
     A network of 8-bit slices gets the lung window in 8 bits, cropped to the lungs of the whole
@@ -103,13 +102,7 @@ class ScanSlices(Sequence[Slice]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Slice: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Slice]: ...
-    def __getitem__(self, index: int | slice) -> Slice | list[Slice]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+    def _item(self, index: int) -> Slice:
         place = self.places[index]
         image = self._image(place)
         lung = (self._sides[place][self.window] > 0).astype(np.uint8)

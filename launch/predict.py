@@ -19,12 +19,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from input_pipeline.lazy import LazySequence
 from input_pipeline.loader import eval_batches
 from input_pipeline.preprocess import Preprocessing, Slice, from_grid, lung_of, normalize
 from input_pipeline.readers import SUFFIXES, read_image, read_mask
@@ -43,7 +44,7 @@ from ssa_jax.inference import make_predict
 TABLE = "areas.csv"
 
 
-class Pictures(Sequence[Slice]):
+class Pictures(LazySequence[Slice]):
     """Pictures as slices, read at each access and given the lung mask that the network sees."""
 
     def __init__(
@@ -56,13 +57,7 @@ class Pictures(Sequence[Slice]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Slice: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Pictures": ...
-    def __getitem__(self, index: int | slice) -> "Slice | Pictures":
-        if isinstance(index, slice):
-            return Pictures(self._paths[index], self._preprocessing, self._lung_dir)
+    def _item(self, index: int) -> Slice:
         item = self._read(self._paths[index])
         return replace(item, lung=lung_of(item, self._preprocessing))
 

@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from input_pipeline.lazy import LazySequence
 from input_pipeline.loader import eval_batches
 from input_pipeline.preprocess import Slice, from_grid, normalize
 from input_pipeline.pseudo_store import (
@@ -309,7 +310,7 @@ def pseudo_labels(
         tick()
 
 
-class Joined(Sequence[Slice]):
+class Joined(LazySequence[Slice]):
     """Labelled slices, then those with pseudo-labels."""
 
     def __init__(self, first: Sequence[Slice], second: Sequence[Slice]) -> None:
@@ -318,10 +319,7 @@ class Joined(Sequence[Slice]):
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def __getitem__(self, index: Any) -> Any:
-        """One slice, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _item(self, index: int) -> Slice:
         first, second = self._parts
         return first[index] if index < len(first) else second[index - len(first)]
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import base
 from input_pipeline import datasets, splits
 from input_pipeline.augment import Augmentation
+from input_pipeline.lazy import LazySequence
 from input_pipeline.preprocess import Preprocessing, Slice
 from launch.writer import write_json
 from ssa_jax.checkpoint import Checkpoints
@@ -27,7 +28,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 VALIDATION = "validation"
 
 
-class Subset(Sequence[Slice]):
+class Subset(LazySequence[Slice]):
     """Some slices of a split, in the order of their indices."""
 
     def __init__(self, slices: Sequence[Slice], indices: Sequence[int]) -> None:
@@ -37,15 +38,7 @@ class Subset(Sequence[Slice]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Slice: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Subset": ...
-
-    def __getitem__(self, index: int | slice) -> "Slice | Subset":
-        if isinstance(index, slice):
-            return Subset(self._slices, self._indices[index])
+    def _item(self, index: int) -> Slice:
         return self._slices[self._indices[index]]
 
 
