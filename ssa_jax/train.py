@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssa_jax.checkpoint import Checkpoints
@@ -56,7 +55,8 @@ class Meter:
             return
         step, metrics = self._pending
         self._pending = None
-        metrics = self._fetch(metrics)
+        # float64, here and from a checkpoint: NumPy and JAX round a division differently.
+        metrics = jax.tree.map(np.float64, self._fetch(metrics))
         values = {name: float(value) for name, value in metrics.compute().items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -84,11 +84,9 @@ class Meter:
 
     def set_state(self, sums: list[float] | None) -> None:
         """Go on from sums that `get_state` gave."""
-        like = TrainMetrics.empty()
-        leaves, structure = jax.tree.flatten(like)
         if sums is not None:
-            cast = [jnp.asarray(x, leaf.dtype) for x, leaf in zip(sums, leaves, strict=True)]
-            self._total = jax.tree.unflatten(structure, cast)
+            structure = jax.tree.structure(TrainMetrics.empty())
+            self._total = jax.tree.unflatten(structure, map(np.float64, sums))
 
 
 def fit(

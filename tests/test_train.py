@@ -1,5 +1,6 @@
 """The training loop: it resumes to the same bits, keeps the best, and stops at nonsense."""
 
+import json
 import math
 
 import jax
@@ -207,3 +208,28 @@ def test_the_reported_metrics_are_means_over_the_epoch():
         assert each.summary()["dsc"] == 2 * 4 / 16
     meter.reset()
     assert meter.get_state() is None
+
+
+def test_a_meter_restored_in_the_middle_of_an_epoch_says_the_same():
+    """Thirds, which float32 and float64 round differently; what is fetched is NumPy's."""
+    whole, first, second = (Meter(lambda tree: jax.tree.map(np.asarray, tree)) for _ in range(3))
+    steps = [
+        TrainMetrics.single_from_model_output(
+            **dict.fromkeys(
+                ("loss", "dice_loss", "cross_entropy_loss", "gradient_norm"), jnp.float32(x)
+            ),
+            **dict.fromkeys(("attention_1_2", "attention_2_3", "attention_3_4"), jnp.float32(x)),
+            intersection=jnp.float32(x),
+            size=jnp.float32(7),
+        )
+        for x in (1.6, 1.7, 2.37)
+    ]
+    for number, metrics in enumerate(steps, start=1):
+        whole.push(number, metrics)
+        (first if number < 3 else second).push(number, metrics)
+        if number == 2:
+            first.flush()
+            second.set_state(json.loads(json.dumps(first.get_state())))
+    whole.flush()
+    second.flush()
+    assert second.summary() == whole.summary()
