@@ -49,7 +49,7 @@ class SSANet(nn.Module):
     skip: str = "concat"
     spatial_conv: bool = True
     kernel_size: int = 9
-    spatial_conv_impl: str = "scan"
+    spatial_conv_impl: str = "auto"
     attention_power: float = 2.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -72,14 +72,7 @@ class SSANet(nn.Module):
                 f"The image is {height} x {width} pixels; SSA-Net needs multiples of {STRIDE}. "
                 "Resize or pad it."
             )
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = self.norm(train)
         stages = ResNet34(self.encoder, norm, self.dtype, name="encoder")(image.astype(self.dtype))
         e1, e2, e3, deepest = stages
         self.sow("intermediates", "e4", deepest)
@@ -93,6 +86,17 @@ class SSANet(nn.Module):
             (e1, e2, e3, deepest)
         )
         return Prediction(logits, attention)
+
+    def norm(self, train: bool) -> Any:
+        """Constructor of the network's BatchNorm layers."""
+        return partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
 
 
 def probabilities(logits: Array) -> Array:
