@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ssa_jax.layers import TransposedConv, he_normal
+from ssa_jax.layers import Conv, TransposedConv
 
 SKIPS = ("concat", "add")
 
@@ -24,7 +24,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv = partial(nn.Conv, kernel_size=(1, 1), kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(Conv, kernel_size=1, dtype=self.dtype)
         middle = x.shape[-1] // 4
         x = nn.relu(self.norm(name="norm1")(conv(middle, name="conv1")(x)))
         x = TransposedConv(middle, kernel_size=3, dtype=self.dtype, name="deconv2")(x)
@@ -67,8 +67,8 @@ class Decoder(nn.Module):
 
     def _head(self, x: Array) -> Array:
         """Back to full size: `[B, H/2, W/2, 64]` to `[B, H, W, outputs]`."""
-        conv = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=he_normal)
+        conv = partial(Conv, kernel_size=3, dtype=self.dtype)
         x = TransposedConv(32, kernel_size=4, dtype=self.dtype, name="head_deconv1")(x)
         x = nn.relu(x)
-        x = nn.relu(conv(32, dtype=self.dtype, name="head_conv2")(x))
-        return conv(self.outputs, dtype=self.dtype, name="head_conv3")(x).astype(jnp.float32)
+        x = nn.relu(conv(32, name="head_conv2")(x))
+        return conv(self.outputs, name="head_conv3")(x).astype(jnp.float32)

@@ -1,17 +1,90 @@
-"""The three layers whose library form is slow on some backends, written as ordinary convolutions.
+"""Convolutions and pooling in the forms that are fast on the backend at hand.
 
-XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU. The
-forms here give the same numbers from operations that every backend has fast.
+XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU; the
+forms here give the same numbers from operations that every backend has fast. The one choice by
+backend is in `convolution`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ssa_jax.winograd import conv3x3
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+# Pixels of a batch from which `winograd.conv3x3` is faster than XLA's convolution on the CPU
+# (docs/performance.md). On other backends the library's convolution is used.
+MINIMAL_FILTERING_PIXELS = 256
+
+
+def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """Convolution that keeps height and width, or divides them by the stride.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, C, F]`, k odd.
+      stride: along both axes.
+
+    Returns:
+      `[B, ceil(H / stride), ceil(W / stride), F]`.
+    """
+    size = kernel.shape[0]
+    if size == 1:
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    if size == 3 and stride == 1 and _minimal_filtering_pays(x):
+        return conv3x3(x, kernel)
+    pad = (size // 2, size // 2)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _minimal_filtering_pays(x: Array) -> bool:
+    batch, height, width, _ = x.shape
+    return (
+        jax.default_backend() == "cpu"
+        and x.dtype == jnp.float32
+        and height % 2 == 0
+        and width % 2 == 0
+        and batch * height * width >= MINIMAL_FILTERING_PIXELS
+    )
+
+
+class Conv(nn.Module):
+    """Convolution with an odd square kernel and zero padding of half its size, see `convolution`.
+
+    Attributes:
+      features: output channels.
+      kernel_size: k.
+      stride: along both axes.
+      use_bias: whether a bias is added.
+      dtype: type of the computation; parameters are float32.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., Array] = he_normal
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, H, W, C]` to `[B, H / stride, W / stride, features]`."""
+        size = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        y = convolution(x, kernel, self.stride)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return y + bias.astype(y.dtype).reshape((1, 1, 1, -1))
 
 
 def max_pool(x: Array) -> Array:
@@ -93,12 +166,6 @@ def double_resolution(x: Array, kernel: Array) -> Array:
     taps = jnp.array([[3, 4], [1, 2], [4, 0]])
     phases = kernel[taps][:, :, taps]  # [row, row phase, column, column phase, C, F]
     phases = phases.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, channels, 4 * features)
-    y = lax.conv_general_dilated(
-        x,
-        phases,
-        window_strides=(1, 1),
-        padding=((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    y = convolution(x, phases)
     y = y.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(batch, 2 * height, 2 * width, features)

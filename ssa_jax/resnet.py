@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ssa_jax.layers import he_normal, max_pool
+from ssa_jax.layers import Conv, max_pool
 
 ENCODERS = ("published", "torchvision")
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks and channels of each stage
@@ -32,15 +32,13 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv = partial(nn.Conv, kernel_init=he_normal, dtype=self.dtype)
-        stride = (self.stride, self.stride)
-        pad = ((1, 1), (1, 1))
-        y = conv(self.features, (3, 3), stride, pad, use_bias=self.first_bias, name="conv1")(x)
+        conv = partial(Conv, self.features, dtype=self.dtype)
+        y = conv(3, self.stride, use_bias=self.first_bias, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
-        y = conv(self.features, (3, 3), padding=pad, use_bias=False, name="conv2")(y)
+        y = conv(3, use_bias=False, name="conv2")(y)
         y = self.norm(name="norm2")(y)
         if self.project:
-            x = conv(self.features, (1, 1), stride, "VALID", use_bias=False, name="shortcut")(x)
+            x = conv(1, self.stride, use_bias=False, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
         return nn.relu(y + x)
 
@@ -70,16 +68,7 @@ class ResNet34(nn.Module):
         if self.variant not in ENCODERS:
             raise ValueError(f"model.encoder is {self.variant!r}; expected one of {ENCODERS}")
         published = self.variant == "published"
-        x = nn.Conv(
-            64,
-            (7, 7),
-            (2, 2),
-            ((3, 3), (3, 3)),
-            use_bias=False,
-            kernel_init=he_normal,
-            dtype=self.dtype,
-            name="stem",
-        )(x)
+        x = Conv(64, 7, 2, use_bias=False, dtype=self.dtype, name="stem")(x)
         x = max_pool(nn.relu(self.norm(name="stem_norm")(x)))
         outputs = []
         for stage, (blocks, features) in enumerate(STAGES, start=1):

@@ -1,0 +1,87 @@
+"""The 3x3 convolution by minimal filtering against a direct one, and when it is chosen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssa_jax import layers
+from ssa_jax.layers import convolution
+from ssa_jax.winograd import conv3x3
+
+
+def direct(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def case(shape, features, dtype=np.float64):
+    rng = np.random.default_rng(sum(shape))
+    x = rng.standard_normal(shape).astype(dtype)
+    return x, rng.standard_normal((3, 3, shape[-1], features)).astype(dtype)
+
+
+@pytest.mark.parametrize(("shape", "features"), [((2, 4, 6, 3), 5), ((1, 2, 2, 4), 1)])
+def test_value_and_gradients_in_float64(shape, features):
+    with jax.enable_x64(True):
+        x, kernel = map(jnp.asarray, case(shape, features))
+        y, pullback = jax.vjp(conv3x3, x, kernel)
+        expected, their_pullback = jax.vjp(direct, x, kernel)
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+        cotangent = jnp.cos(expected)
+        for ours, theirs in zip(pullback(cotangent), their_pullback(cotangent), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_rounding_in_float32_is_that_of_a_direct_convolution():
+    x, kernel = case((2, 16, 16, 32), 32)
+    with jax.enable_x64(True):
+        exact = np.asarray(direct(x, kernel))
+    single = [
+        np.asarray(conv(x.astype(np.float32), kernel.astype(np.float32)), np.float64)
+        for conv in (conv3x3, direct)
+    ]
+    filtered, plain = (np.linalg.norm(y - exact) / np.linalg.norm(exact) for y in single)
+    assert filtered < 1e-6
+    assert filtered < 10 * plain
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride", "dtype", "chosen"),
+    [
+        ((4, 8, 8, 2), 3, 1, np.float32, True),
+        ((3, 8, 8, 2), 3, 1, np.float32, False),
+        ((4, 8, 9, 2), 3, 1, np.float32, False),
+        ((4, 8, 8, 2), 3, 2, np.float32, False),
+        ((4, 8, 8, 2), 5, 1, np.float32, False),
+        ((4, 8, 8, 2), 3, 1, jnp.bfloat16, False),
+    ],
+)
+def test_it_is_chosen_where_it_was_measured_to_pay(monkeypatch, shape, size, stride, dtype, chosen):
+    calls = []
+    monkeypatch.setattr(layers, "conv3x3", lambda x, kernel: calls.append(1) or conv3x3(x, kernel))
+    x, kernel = jnp.ones(shape, dtype), jnp.ones((size, size, shape[-1], 3), dtype)
+    convolution(x, kernel, stride)
+    assert bool(calls) == chosen
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    calls.clear()
+    convolution(x, kernel, stride)
+    assert not calls
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 2), (7, 2)])
+def test_other_convolutions_keep_the_size_or_divide_it(size, stride):
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((1, 6, 4, 3), np.float32)
+    kernel = rng.standard_normal((size, size, 3, 2), np.float32)
+    padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    expected = [
+        [
+            np.einsum("bijc,ijcf->bf", padded[:, r : r + size, c : c + size], kernel)
+            for c in range(0, 4, stride)
+        ]
+        for r in range(0, 6, stride)
+    ]
+    y = convolution(jnp.asarray(x), jnp.asarray(kernel), stride)
+    np.testing.assert_allclose(y, np.moveaxis(expected, 2, 0), rtol=1e-5, atol=1e-5)
