@@ -208,4 +208,5 @@ def _interval(value: dict[str, float | None], sign: str) -> str:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

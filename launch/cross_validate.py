@@ -106,4 +106,5 @@ def _keep_folds(path: Path, scheme: str, dealt: list[tuple[list[str], list[str]]
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

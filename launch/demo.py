@@ -100,4 +100,5 @@ def _interval(value: dict, digits: int) -> str:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

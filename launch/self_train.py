@@ -150,4 +150,5 @@ def keep_compiled(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

@@ -18,9 +18,9 @@ from ssa_jax.winograd import conv3x3
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-# Pixels of a batch from which `winograd.conv3x3` is faster than XLA's convolution on the CPU
-# (docs/performance.md). On other backends the library's convolution is used.
-MINIMAL_FILTERING_PIXELS = 256
+# Multiplications of a kernel tap over a batch from which `winograd.conv3x3` is faster than XLA's
+# convolution on the CPU (docs/performance.md). On other backends the library's is used.
+MINIMAL_FILTERING_WORK = 2**22
 
 
 def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
@@ -37,7 +37,7 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
     size = kernel.shape[0]
     if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if size == 3 and stride == 1 and _minimal_filtering_pays(x):
+    if size == 3 and stride == 1 and _minimal_filtering_pays(x, kernel):
         return conv3x3(x, kernel)
     pad = (size // 2, size // 2)
     return lax.conv_general_dilated(
@@ -45,14 +45,14 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
     )
 
 
-def _minimal_filtering_pays(x: Array) -> bool:
-    batch, height, width, _ = x.shape
+def _minimal_filtering_pays(x: Array, kernel: Array) -> bool:
+    _, height, width, _ = x.shape
     return (
         jax.default_backend() == "cpu"
         and x.dtype == jnp.float32
         and height % 2 == 0
         and width % 2 == 0
-        and batch * height * width >= MINIMAL_FILTERING_PIXELS
+        and x.size * kernel.shape[-1] >= MINIMAL_FILTERING_WORK
     )
 
 

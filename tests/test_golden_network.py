@@ -74,7 +74,7 @@ def test_inference_mode(variables, theirs):
 @pytest.mark.parametrize("filtering", [False, True])
 def test_training_mode_and_gradients(monkeypatch, variables, theirs, filtering):
     if not filtering:
-        monkeypatch.setattr(layers, "MINIMAL_FILTERING_PIXELS", 10**9)
+        monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 10**18)
     params = variables["params"]
 
     def total(params):

@@ -1,0 +1,248 @@
+"""The whole network, training step and inference, beside a PyTorch twin of the published one."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from launch.benchmark import results
+from launch.benchmark.timing import Run, best_of, in_turns, in_turns_apart, machine, spread
+from launch.setup import DTYPES
+from ssa_jax.decoder import Decoder
+from ssa_jax.model import Prediction, SSANet
+from ssa_jax.optim import make_optimizer
+from ssa_jax.resnet import ResNet34
+from ssa_jax.spatial_conv import SpatialConv
+from ssa_jax.state import Variables, init_state, init_variables
+from ssa_jax.steps import AXIS, LossSettings, make_train_step, map_step, total_loss
+
+CHANNELS = 2
+SETTINGS = LossSettings(
+    dice=1.0,
+    cross_entropy=0.5,
+    class_weight=(1.0, 1.0),
+    alpha=0.1,
+    start_epoch=0.0,
+    ramp_epochs=0.0,
+    normalize="none",
+    stop_gradient=False,
+)
+# Pixels of the image for each pixel that a layer's kernel visits, by the layer's name.
+SCALES = {"stem": 4, "stage1": 16, "stage2": 64, "stage3": 256, "stage4": 1024}
+DECODER_SCALES = {"layer4": 1024, "layer3": 256, "layer2": 64, "layer1": 16}
+HEAD_SCALES = {"head_deconv1": 4, "head_conv2": 1, "head_conv3": 1}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Sizes, batches and types to sweep."""
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256], help="image sides [256]")
+    parser.add_argument("--batches", nargs="+", type=int, default=[2, 4], help="batch sizes [2 4]")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=list(DTYPES), default=["float32"], help="[float32]"
+    )
+
+
+def measure(options: argparse.Namespace, *, training: bool) -> None:
+    """Measure, print, and write `train_step.json` and `.md`, or `inference` ones."""
+    about = machine()
+    rows: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    for size in options.sizes:
+        for batch in options.batches:
+            for dtype in options.dtypes:
+                compared = _compared(size, batch, dtype, options.repeats, about, training)
+                print(results.markdown(compared), flush=True)
+                rows += compared
+                if training:
+                    parts.append(_parts(size, batch, dtype, options.repeats))
+                    print(results.markdown(parts[-1:]), flush=True)
+    tables = {"Images a second": rows, "Milliseconds by part, each compiled alone": parts}
+    results.save(options.out, "train_step" if training else "inference", about, tables)
+
+
+def _compared(
+    size: int, batch: int, dtype: str, repeats: int, about: dict[str, Any], training: bool
+) -> list[dict[str, Any]]:
+    """A row for ours and for each of PyTorch's variants, measured in turns."""
+    theirs = {name: partial(torch_run, name, size, batch, dtype, training) for name in _variants()}
+    ours = {"ssa_jax": partial(our_run, size, batch, dtype, training)}
+    seconds = in_turns_apart(ours | theirs, repeats)
+    best = best_of({name: seconds[name] for name in theirs}) if theirs else None
+    passes = 3 if training else 1
+    gflops = passes * batch * operations(_shapes(), size) / 1e9
+    return [
+        {
+            "px": size,
+            "batch": batch,
+            "dtype": dtype,
+            "what": name,
+            "images/s": spread(batch / taken),
+            "this / PyTorch's best": spread(seconds[best] / taken) if best else None,
+            "share of matmul ceiling": gflops / float(np.median(taken)) / about["matmul_gflops"],
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
+    """Noise and a tenth of lesion: speed does not depend on the values."""
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.random((batch, size, size, CHANNELS), np.float32),
+        "mask": (rng.random((batch, size, size)) > 0.9).astype(np.int32),
+        "weight": np.ones((batch, size, size, 1), np.float32),
+    }
+
+
+def operations(params: Any, size: int) -> float:
+    """Multiplications and additions of a forward pass over one image, counted from the kernels.
+
+    A kernel works once on every pixel of its output, a transposed one on every pixel of its input
+    and a kernel of the spatial convolution on every position but the first slice's. Padding counts
+    as work; how an implementation gets by with less does not.
+    """
+    pixels = size * size
+    side = size // 32
+    total = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [key.key for key in path]
+        if len(leaf.shape) < 3:
+            continue
+        if names[0] == "spatial_conv":
+            visited: float = side * (side - 1)
+        elif names[0] == "encoder":
+            visited = pixels / SCALES[names[1].partition("_")[0]]
+        elif names[1] in HEAD_SCALES:
+            visited = pixels / HEAD_SCALES[names[1]]
+        else:
+            visited = pixels / DECODER_SCALES[names[1]] * (4 if names[2] == "conv3" else 1)
+        total += 2.0 * leaf.size * visited
+    return total
+
+
+def _optimizer() -> optax.GradientTransformation:
+    return make_optimizer(
+        optax.constant_schedule(1e-3), weight_decay=1e-8, clip_norm=0.0, accumulate_steps=1
+    )
+
+
+def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> Run:
+    """The training step as `launch.train` runs it, the batch on the device already."""
+    optimizer = _optimizer()
+    step = make_train_step(
+        model.clone(axis_name=AXIS), optimizer, SETTINGS, steps_per_epoch=100, average_decay=0.0
+    )
+    mapped = map_step(step, "pmap")
+    placed = mapped.place_batch(data)
+    state = mapped.place_state(init_state(variables, optimizer, average=False))
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = mapped.step(state, placed)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def _inference_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> Run:
+    forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    on_device = jax.device_put((variables, data["image"]))
+    return lambda: jax.block_until_ready(forward(*on_device))
+
+
+def our_run(size: int, batch: int, dtype: str, training: bool) -> Run:
+    """Our training step or inference."""
+    model, data = SSANet(skip="add", dtype=DTYPES[dtype]), random_batch(size, batch)
+    variables = init_variables(model, jax.random.key(0), CHANNELS)
+    return (_step_run if training else _inference_run)(model, variables, data)
+
+
+def torch_run(name: str, size: int, batch: int, dtype: str, training: bool) -> Run:
+    """One of PyTorch's variants of the same."""
+    from launch.benchmark import torch_twin
+
+    data = random_batch(size, batch)
+    return torch_twin.network_run(name, data["image"], data["mask"], dtype, training=training)
+
+
+def _variants() -> tuple[str, ...]:
+    """PyTorch's variants; none where torch is missing."""
+    try:
+        from launch.benchmark import torch_twin
+    except ModuleNotFoundError:
+        return ()
+    return tuple(torch_twin.VARIANTS)
+
+
+def _shapes() -> Any:
+    """The network's parameters as shapes."""
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: init_variables(SSANet(skip="add"), key, CHANNELS))["params"]
+
+
+def _parts(size: int, batch: int, dtype: str, repeats: int) -> dict[str, Any]:
+    """Milliseconds of each part, forward and backward, compiled and timed alone."""
+    data = random_batch(size, batch)
+    model = SSANet(skip="add", dtype=DTYPES[dtype])
+    variables = init_variables(model, jax.random.key(0), CHANNELS)
+    seconds = in_turns(_part_runs(model, variables, data), repeats)
+    row: dict[str, Any] = {"px": size, "batch": batch, "dtype": dtype}
+    return row | {name: spread(1e3 * taken) for name, taken in seconds.items()}
+
+
+def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> dict[str, Run]:
+    """A run for each part of the step."""
+    norm = model.norm(train=True)
+    encoder = ResNet34(model.encoder, norm, model.dtype)
+    spatial = SpatialConv(model.kernel_size, model.spatial_conv_impl, model.dtype)
+    decoder = Decoder(model.outputs, model.skip, norm, model.dtype)
+
+    def part(module: Any, name: str) -> tuple[Callable[..., Any], Any]:
+        def apply(params: Any, x: Any) -> Any:
+            given = {"params": params, "batch_stats": variables["batch_stats"].get(name, {})}
+            return module.apply(given, x, mutable=["batch_stats"])[0]
+
+        return apply, variables["params"][name]
+
+    image = jnp.asarray(data["image"], model.dtype)
+    encode, encoder_params = part(encoder, "encoder")
+    stages = jax.jit(encode)(encoder_params, image)
+    passes, spatial_params = part(spatial, "spatial_conv")
+    decode, decoder_params = part(decoder, "decoder")
+    prediction = model.apply(variables, image, train=False)
+    assert isinstance(prediction, Prediction)
+    optimizer = _optimizer()
+    opt_state = optimizer.init(variables["params"])
+
+    def update(gradients: Any, opt_state: Any, params: Any) -> Any:
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return {
+        "encoder": _both_ways(encode, encoder_params, image),
+        "spatial convolution": _both_ways(passes, spatial_params, stages[-1]),
+        "decoder": _both_ways(decode, decoder_params, stages),
+        "loss": _both_ways(lambda p, _: total_loss(p, data, SETTINGS, 0.0)[0], prediction, 0.0),
+        "optimiser": _jitted(update, variables["params"], opt_state, variables["params"]),
+    }
+
+
+def _both_ways(function: Callable[..., Any], params: Any, x: Any) -> Run:
+    """Forward and backward; the cotangent is the output itself."""
+
+    def both(params: Any, x: Any) -> Any:
+        y, pullback = jax.vjp(function, params, x)
+        return pullback(y)
+
+    return _jitted(both, params, x)
+
+
+def _jitted(function: Callable[..., Any], *arguments: Any) -> Run:
+    compiled = jax.jit(function)
+    placed = jax.device_put(arguments)
+    return lambda: jax.block_until_ready(compiled(*placed))

@@ -1,0 +1,225 @@
+"""The spatial convolution in every form, beside PyTorch's loop where torch is installed."""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from launch.benchmark import results
+from launch.benchmark.timing import Run, best_of, in_turns, machine, spread
+from ssa_jax.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
+
+FORWARD, BOTH = "forward", "forward+backward"
+COMPILE_ROWS = (8, 16, 32, 64)
+COMPILE_CHANNELS = 64
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Shapes, types and unrolling to sweep."""
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        type=_shape,
+        default=[(4, 4, 4), (2, 8, 8), (1, 16, 16)],
+        metavar="BxHxW",
+        help="batch, rows, columns [4x4x4 2x8x8 1x16x16]",
+    )
+    parser.add_argument("--channels", nargs="+", type=int, default=[512], help="C [512]")
+    parser.add_argument("--kernels", nargs="+", type=int, default=[9], help="k [9]")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=["float32", "bfloat16"],
+        default=["float32"],
+        help="[float32]",
+    )
+    parser.add_argument("--unrolls", nargs="+", type=int, default=[1, 4], help="of the scans [1 4]")
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected BxHxW, for instance 2x8x8")
+    batch, height, width = map(int, parts)
+    return batch, height, width
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure, print, and write `spatial_conv.json`, `.md` and `.png`."""
+    about = machine()
+    rows: list[dict[str, Any]] = []
+    for shape in options.shapes:
+        for channels in options.channels:
+            for size in options.kernels:
+                for dtype in options.dtypes:
+                    compared = _compared(shape, channels, size, dtype, options, about)
+                    print(results.markdown(compared), flush=True)
+                    rows += compared
+    compiled = _compile_times()
+    print(results.markdown(compiled))
+    results.save(
+        options.out, "spatial_conv", about, {"Speed": rows, "Compile time over rows": compiled}
+    )
+    names = dict.fromkeys(row["form"] for row in compiled)
+    results.plot(
+        options.out / "spatial_conv.png",
+        {
+            name: [(row["rows"], row["compile s"]) for row in compiled if row["form"] == name]
+            for name in names
+        },
+        "rows (and columns)",
+        "compile time, s",
+    )
+
+
+def _compared(
+    shape: tuple[int, int, int],
+    channels: int,
+    size: int,
+    dtype: str,
+    options: argparse.Namespace,
+    about: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """A row for each form and direction at one shape, all measured in turns."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*shape, channels), np.float32)
+    scale = np.float32(1 / np.sqrt(3 * size * channels))
+    kernels = {
+        name: scale * rng.standard_normal((size, channels, channels), np.float32)
+        for name, _, _ in PASSES
+    }
+    arguments = jax.tree.map(lambda a: jnp.asarray(a, dtype), (x, kernels, x))
+    rows = []
+    for direction in (FORWARD, BOTH):
+        runs: dict[str, Run] = {}
+        facts = {}
+        for name, function in _forms(direction, options.unrolls).items():
+            runs[name], facts[name] = _compiled(function, arguments)
+        theirs = _torch_runs(x, kernels, direction, dtype)
+        seconds = in_turns(runs | theirs, options.repeats)
+        best = best_of({name: seconds[name] for name in theirs}) if theirs else None
+        least = least_seconds(shape, channels, size, dtype, direction, about)
+        for name, taken in seconds.items():
+            rows.append(
+                {
+                    "B x H x W": "x".join(map(str, shape)),
+                    "C": channels,
+                    "k": size,
+                    "dtype": dtype,
+                    "direction": direction,
+                    "form": name,
+                    "ms": spread(1e3 * taken),
+                    "PyTorch's best / this": spread(seconds[best] / taken) if best else None,
+                    "share of roofline": least / float(np.median(taken)),
+                    **facts.get(name, {}),
+                }
+            )
+    return rows
+
+
+def _forms(direction: str, unrolls: list[int]) -> dict[str, Callable[..., Any]]:
+    """Our forms by name; every function takes (x, kernels, cotangent)."""
+    chosen = {
+        f"{impl} (unroll={n})" if n > 1 else impl: partial(spatial_convolution, impl=impl, unroll=n)
+        for impl in IMPLEMENTATIONS
+        for n in (unrolls if impl != "unrolled" else [1])
+    }
+    return {name: _directed(form, direction) for name, form in chosen.items()}
+
+
+def _directed(form: Callable[..., Any], direction: str) -> Callable[..., Any]:
+    def forward(x: Any, kernels: Any, cotangent: Any) -> Any:
+        return form(x, kernels)
+
+    def both(x: Any, kernels: Any, cotangent: Any) -> Any:
+        y, pullback = jax.vjp(form, x, kernels)
+        return y, pullback(cotangent)
+
+    return forward if direction == FORWARD else both
+
+
+def _compiled(function: Callable[..., Any], arguments: Any) -> tuple[Run, dict[str, Any]]:
+    """The compiled function as a run, and what its compilation tells."""
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    memory: Any = compiled.memory_analysis()
+    peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    facts = {
+        "compile s": seconds,
+        "memory MB": peak / 1e6,
+        "HLO instructions": _instructions(compiled),
+    }
+    return lambda: jax.block_until_ready(compiled(*arguments)), facts
+
+
+def _instructions(compiled: Any) -> int:
+    """Of the compiled program, its fusions' own included."""
+    return compiled.as_text().count(" = ")
+
+
+def least_seconds(
+    shape: tuple[int, int, int],
+    channels: int,
+    size: int,
+    dtype: str,
+    direction: str,
+    about: Mapping[str, Any],
+) -> float:
+    """Roofline: time of the counted operations or of the least bytes, whichever is longer.
+
+    Operations are those of the taps inside the slice, not of its padding. Each kernel is read once,
+    and with the backward pass read again and its gradient written.
+    """
+    batch, height, width = shape
+    taps = {
+        length: sum(max(0, length - abs(n)) for n in range(-(size // 2), size // 2 + 1))
+        for length in (height, width)
+    }
+    steps = 2 * (height - 1) * taps[width] + 2 * (width - 1) * taps[height]
+    passes = 1 if direction == FORWARD else 3
+    operations = passes * 2.0 * batch * channels**2 * steps
+    width_bytes = jnp.dtype(dtype).itemsize
+    kernel_bytes = len(PASSES) * size * channels**2 * width_bytes
+    map_bytes = 2 * batch * height * width * channels * width_bytes
+    traffic = passes * (kernel_bytes + map_bytes)
+    return max(
+        operations / (1e9 * about["matmul_gflops"]), traffic / (1e9 * about["copy_gb_per_s"])
+    )
+
+
+def _torch_runs(
+    x: np.ndarray, kernels: Mapping[str, np.ndarray], direction: str, dtype: str
+) -> dict[str, Run]:
+    """PyTorch's loop in both memory layouts; nothing where torch is missing."""
+    try:
+        from launch.benchmark import torch_twin
+    except ModuleNotFoundError:
+        return {}
+    return torch_twin.spatial_conv_runs(x, kernels, dtype, backward=direction == BOTH)
+
+
+def _compile_times() -> list[dict[str, Any]]:
+    """Compile time of forward and backward over square maps of growing size."""
+    rows = []
+    for side in COMPILE_ROWS:
+        x = jax.ShapeDtypeStruct((1, side, side, COMPILE_CHANNELS), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
+        kernels = {name: kernel for name, _, _ in PASSES}
+        for name, function in _forms(BOTH, [1]).items():
+            start = time.perf_counter()
+            compiled = jax.jit(function).lower(x, kernels, x).compile()
+            rows.append(
+                {
+                    "form": name,
+                    "rows": side,
+                    "compile s": time.perf_counter() - start,
+                    "HLO instructions": _instructions(compiled),
+                }
+            )
+    return rows
