@@ -374,7 +374,10 @@ def _split(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if first.all() or not first.any():
             break
         means = points[first].mean(axis=0), points[~first].mean(axis=0)
-        first = ((points - means[0]) ** 2).sum(1) < ((points - means[1]) ** 2).sum(1)
+        nearer = ((points - means[0]) ** 2).sum(1) < ((points - means[1]) ** 2).sum(1)
+        if np.array_equal(nearer, first):
+            break
+        first = nearer
     one = np.zeros_like(mask)
     one[mask] = first
     return one, mask & ~one
@@ -384,10 +387,11 @@ def _close(mask: np.ndarray, radius: float) -> np.ndarray:
     """Closing by a disc; beyond the image there is nothing."""
     if not mask.any():
         return mask
-    pad = int(radius) + 1
-    grown = ndimage.distance_transform_edt(~np.pad(mask, pad)) <= radius
-    closed = ndimage.distance_transform_edt(grown) > radius
-    return mask | closed[pad:-pad, pad:-pad]
+    pad, box, closed = int(radius) + 1, _box(mask, margin=0), mask.copy()
+    grown = ndimage.distance_transform_edt(~np.pad(mask[box], pad)) <= radius
+    shrunk = ndimage.distance_transform_edt(grown) > radius
+    closed[box] |= shrunk[pad:-pad, pad:-pad]
+    return closed
 
 
 def _open(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -409,4 +413,6 @@ def _costal_hull(side: np.ndarray, other: np.ndarray) -> np.ndarray:
     outward = centre - np.argwhere(other).mean(axis=0)
     rows, columns = np.indices(side.shape)
     along = (rows - centre[0]) * outward[0] + (columns - centre[1]) * outward[1]
-    return convex_hull_image(side) & (along > -MEDIAL_REACH * along[side].max())
+    box, hull = _box(side, margin=0), np.zeros_like(side)
+    hull[box] = convex_hull_image(side[box])
+    return hull & (along > -MEDIAL_REACH * along[side].max())
