@@ -1,8 +1,8 @@
 """Convolutions and pooling in the forms that are fast on the backend at hand.
 
 XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU; the
-forms here give the same numbers from operations that every backend has fast. The one choice by
-backend is in `convolution`.
+forms here give the same numbers from operations that every backend has fast. Their one
+choice by backend is in `convolution`.
 """
 
 from collections.abc import Callable

@@ -60,11 +60,12 @@ def measure(options: argparse.Namespace) -> None:
                     compared = _compared(shape, channels, size, dtype, options, about)
                     print(results.markdown(compared), flush=True)
                     rows += compared
+    results.save(options.out, "spatial_conv", about, {"Speed": rows})
+    print(f"Compile time at {COMPILE_ROWS} rows, about a minute:", flush=True)
     compiled = _compile_times()
     print(results.markdown(compiled))
-    results.save(
-        options.out, "spatial_conv", about, {"Speed": rows, "Compile time over rows": compiled}
-    )
+    tables = {"Speed": rows, "Compile time over rows": compiled}
+    results.save(options.out, "spatial_conv", about, tables)
     names = dict.fromkeys(row["form"] for row in compiled)
     results.plot(
         options.out / "spatial_conv.png",
