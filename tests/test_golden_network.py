@@ -71,8 +71,10 @@ def test_inference_mode(variables, theirs):
     np.testing.assert_allclose(dice, theirs["eval_dice_loss"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("filtering", [False, True])
-def test_training_mode_and_gradients(monkeypatch, variables, theirs, filtering):
+# Direct convolutions, one operation after the other as in PyTorch, meet 1e-3. Minimal filtering and
+# a compiled step round in another order, see `check_gradient_norms`.
+@pytest.mark.parametrize(("filtering", "tolerance"), [(False, 1e-3), (True, 3e-3)])
+def test_training_mode_and_gradients(monkeypatch, variables, theirs, filtering, tolerance):
     if not filtering:
         monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 10**18)
     params = variables["params"]
@@ -81,11 +83,12 @@ def test_training_mode_and_gradients(monkeypatch, variables, theirs, filtering):
         dice, terms, logits = losses(params, variables, theirs)
         return dice + 0.1 * terms.sum(), logits
 
-    (loss, logits), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+    gradient_of = jax.value_and_grad(total, has_aux=True)
+    (loss, logits), gradients = (jax.jit(gradient_of) if filtering else gradient_of)(params)
     prob = jax.nn.sigmoid(logits)
     assert golden.relative_error(prob, golden.nhwc(theirs["train_prob"])) < 1e-4
     np.testing.assert_allclose(loss, theirs["train_total_loss"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "train_grad_norms", 3e-3)
+    check_gradient_norms(gradients, theirs, "train_grad_norms", tolerance)
 
 
 def test_gradients_of_the_attention_loss_alone(variables, theirs):
