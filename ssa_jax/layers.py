@@ -18,8 +18,8 @@ from ssa_jax.winograd import conv3x3
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-# Multiplications of a kernel tap over a batch from which `winograd.conv3x3` is faster than XLA's
-# convolution on the CPU (docs/performance.md). On other backends the library's is used.
+# Multiplications of a kernel tap over a batch from which the CPU uses `winograd.conv3x3`. It was
+# faster on nearly every map measured; smaller ones mostly compile longer (docs/performance.md).
 MINIMAL_FILTERING_WORK = 2**22
 
 

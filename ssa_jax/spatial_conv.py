@@ -175,7 +175,7 @@ def _message_transposed(gradient: Array, kernel: Array) -> Array:
     """What a gradient `[B, P, C]` of `_message` gives its slice: one matmul, then shifted sums.
 
     The kernel is the matmul's left side, so that it is read as it lies in memory; with the gradient
-    on the left XLA would pack or flip the kernel anew for every slice.
+    on the left, XLA on the CPU was seen to copy the kernel anew for every slice.
     """
     size, channels = kernel.shape[:2]
     batch, positions = gradient.shape[:2]

@@ -59,7 +59,9 @@ def test_rounding_in_float32_is_that_of_a_direct_convolution():
         ((4, 8, 8, 2), 3, 1, jnp.bfloat16, False),
     ],
 )
-def test_it_is_chosen_where_it_was_measured_to_pay(monkeypatch, shape, size, stride, dtype, chosen):
+def test_it_is_chosen_for_large_even_float32_maps_on_the_cpu(
+    monkeypatch, shape, size, stride, dtype, chosen
+):
     calls = []
     monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 4 * 8 * 8 * 2 * 3)
     monkeypatch.setattr(layers, "conv3x3", lambda x, kernel: calls.append(1) or conv3x3(x, kernel))
