@@ -218,4 +218,5 @@ def _title(rows: Sequence[CaseRow]) -> str:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

@@ -288,4 +288,5 @@ def _size(array: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

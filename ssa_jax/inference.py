@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssa_jax.model import Prediction, SSANet, probabilities
-from ssa_jax.state import Variables
+from ssa_jax.state import Variables, arrived
 
 
 class Output(NamedTuple):
@@ -60,8 +60,8 @@ def make_predict(model: SSANet, *, flip: bool) -> Predict:
         count = len(image)
         missing = -count % len(devices)
         padded = np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        placed = jax.device_put(variables, whole)
-        prob, attention = compiled(placed, jax.device_put(padded, split))
+        placed = arrived(jax.device_put((variables, padded), (whole, split)))
+        prob, attention = compiled(*placed)
         return Output(np.asarray(prob)[:count], np.asarray(attention)[:count])
 
     return predict

@@ -58,3 +58,12 @@ def init_state(
         # A copy: the step donates its input, and two leaves must not share a buffer.
         average=jax.tree.map(jnp.copy, variables) if average else None,
     )
+
+
+def arrived(tree: Any) -> Any:
+    """The same arrays; on the CPU, wait until they are there.
+
+    What computes on arrays still under way runs in a thread whose heap does not keep its memory,
+    see `launch.command.keep_memory`.
+    """
+    return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ssa_jax.attention import attention_loss_terms, attention_weight
 from ssa_jax.losses import segmentation_losses
 from ssa_jax.model import Prediction, SSANet, probabilities
-from ssa_jax.state import TrainState
+from ssa_jax.state import TrainState, arrived
 
 AXIS = "batch"  # the mapped axis: gradients, BatchNorm statistics and metrics meet over it
 MAPPINGS = ("pmap", "shard_map")
@@ -230,12 +230,13 @@ def _pmap_step(step: Step) -> MappedStep:
     local = jax.local_device_count()
     # The same axis name as the step: another one means a second compilation at the second step.
     copies = jax.pmap(lambda _, state: state, axis_name=AXIS, in_axes=(0, None))
+    spread = jax.pmap(lambda batch: batch, axis_name=AXIS)
     return MappedStep(
         step=jax.pmap(step, axis_name=AXIS, donate_argnums=0),
         place_state=lambda state: copies(np.zeros(local), state),
-        place_batch=lambda batch: {
-            name: x.reshape(local, x.shape[0] // local, *x.shape[1:]) for name, x in batch.items()
-        },
+        place_batch=lambda batch: arrived(
+            spread({k: x.reshape(local, len(x) // local, *x.shape[1:]) for k, x in batch.items()})
+        ),
         fetch=lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree),
     )
 
@@ -253,8 +254,8 @@ def _shard_map_step(step: Step) -> MappedStep:
         place_state=lambda state: jax.device_put(
             jax.tree.map(np.array, state), NamedSharding(mesh, whole)
         ),
-        place_batch=lambda batch: jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(split, x), batch
+        place_batch=lambda batch: arrived(
+            jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
         ),
         fetch=lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree),
     )
