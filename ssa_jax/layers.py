@@ -11,14 +11,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from ssa_jax.winograd import conv3x3
+from ssa_jax.winograd import Padding, filtered
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-# Multiplications of a kernel tap over a batch from which the CPU uses `winograd.conv3x3`. It was
+# Multiplications of a kernel tap over a batch from which the CPU uses `winograd.filtered`. It was
 # faster on nearly every map measured; smaller ones mostly compile longer (docs/performance.md).
 MINIMAL_FILTERING_WORK = 2**22
 
@@ -37,11 +38,16 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
     size = kernel.shape[0]
     if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if size == 3 and stride == 1 and _minimal_filtering_pays(x, kernel):
-        return conv3x3(x, kernel)
-    pad = (size // 2, size // 2)
+    return _convolve(x, kernel, (size // 2, size // 2), stride)
+
+
+def _convolve(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
+    if stride == 1 and _minimal_filtering_pays(x, kernel):
+        return filtered(x, kernel, padding)
+    if padding[0] != padding[1]:  # given to the convolution itself, it makes XLA's gradient slow
+        x, padding = jnp.pad(x, ((0, 0), padding, padding, (0, 0))), (0, 0)
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
@@ -49,6 +55,7 @@ def _minimal_filtering_pays(x: Array, kernel: Array) -> bool:
     _, height, width, _ = x.shape
     return (
         jax.default_backend() == "cpu"
+        and kernel.shape[0] in (2, 3)
         and x.dtype == jnp.float32
         and height % 2 == 0
         and width % 2 == 0
@@ -117,8 +124,8 @@ def _max_of_three(x: Array, axis: int) -> Array:
 class TransposedConv(nn.Module):
     """Transposed convolution that doubles height and width (stride 2, padding 1).
 
-    Each input pixel becomes four output pixels. An ordinary 3x3 convolution with four times the
-    channels makes all four, and they are interleaved afterwards.
+    Four neighbouring input pixels make four output pixels: an ordinary 2x2 convolution with four
+    times the channels, whose results are interleaved, see `double_resolution`.
 
     Attributes:
       features: output channels.
@@ -145,10 +152,14 @@ class TransposedConv(nn.Module):
 
 
 def double_resolution(x: Array, kernel: Array) -> Array:
-    """Transposed convolution with stride 2 and padding 1, as a convolution and an interleaving.
+    """Transposed convolution with stride 2 and padding 1, as a 2x2 convolution and an interleaving.
 
-    Output row 2j is `x[j-1] k[3] + x[j] k[1]`, output row 2j+1 is `x[j] k[2] + x[j+1] k[0]`; the
-    same along columns. A kernel of size 3 is one of size 4 whose last tap is zero.
+    Two neighbouring input rows j and j+1 make two output rows, and those need no other input:
+
+    - kernel size 4: 2j+1 = `x[j] k[2] + x[j+1] k[0]` and 2j+2 = `x[j] k[3] + x[j+1] k[1]`;
+    - kernel size 3: 2j = `x[j] k[1]` and 2j+1 = `x[j] k[2] + x[j+1] k[0]`.
+
+    The same holds for columns.
 
     Args:
       x: `[B, H, W, C]`.
@@ -160,12 +171,15 @@ def double_resolution(x: Array, kernel: Array) -> Array:
     """
     batch, height, width, channels = x.shape
     features = kernel.shape[-1]
-    missing = 5 - kernel.shape[0]
-    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))  # tap 4 is zero
-    # Which tap brings input j-1, j, j+1 (rows of the table) to output 2j and 2j+1 (columns).
-    taps = jnp.array([[3, 4], [1, 2], [4, 0]])
-    phases = kernel[taps][:, :, taps]  # [row, row phase, column, column phase, C, F]
-    phases = phases.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, channels, 4 * features)
-    y = convolution(x, phases)
-    y = y.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(batch, 2 * height, 2 * width, features)
+    if kernel.shape[0] == 3:
+        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # tap 3 is zero
+        taps, padding, first = np.array([[1, 2], [3, 0]]), (0, 1), 0
+    else:  # one pair too many, so that their number is even; the ends are cut off below
+        taps, padding, first = np.array([[2, 3], [0, 1]]), (1, 2), 1
+    # From input j and j+1 (rows of `taps`) to the first and second output (columns).
+    pairs = kernel[taps][:, :, taps].transpose(0, 2, 4, 1, 3, 5)
+    y = _convolve(x, pairs.reshape(2, 2, channels, 4 * features), padding)
+    rows, columns = y.shape[1:3]
+    y = y.reshape(batch, rows, columns, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(batch, 2 * rows, 2 * columns, features)
+    return y[:, first : first + 2 * height, first : first + 2 * width]

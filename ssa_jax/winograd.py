@@ -1,10 +1,11 @@
-"""3x3 convolution by minimal filtering (Winograd; Lavin and Gray, CVPR 2016), F(2x2, 3x3).
+"""Convolutions by minimal filtering (Winograd; Lavin and Gray, CVPR 2016).
 
 Four outputs of a 3x3 convolution take 36 multiplications per channel pair; transformed, 16, which
-are 16 matmuls over all 2x2 tiles. XLA's matmuls on the CPU are fast whatever their width, its
-convolutions only from 128 output channels on.
+are 16 matmuls over all 2x2 tiles: F(2x2, 3x3). With a 2x2 kernel 9 replace 16: F(2x2, 2x2). XLA's matmuls on the CPU are fast
+whatever their width, its convolutions only from 128 output channels on.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,81 +13,109 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 Matrix = tuple[tuple[float, ...], ...]
+Padding = tuple[int, int]  # rows (and columns) of zeros before and after
 
-# Lavin and Gray, section 4.1: Y = A^T [(G g G^T) . (B^T d B)] A.
-INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
-KERNEL: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # G
-OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))  # A^T
+# Y = A^T [(G g G^T) . (B^T d B)] A (Lavin and Gray, section 4.1), by the kernel's size.
+INPUT: dict[int, Matrix] = {  # B^T
+    2: ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
+    3: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+}
+KERNEL: dict[int, Matrix] = {  # G
+    2: ((1, 0), (1, 1), (0, 1)),
+    3: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+}
+OUTPUT: dict[int, Matrix] = {  # A^T
+    2: ((1, 1, 0), (0, 1, 1)),
+    3: ((1, 1, 1, 0), (0, 1, -1, -1)),
+}
 TILE = 2  # outputs of a tile along each axis
-POINTS = 4  # products of a tile along each axis
+# Output channels below which the transform of the input costs more than it saves: the value is then
+# made by a direct convolution, and only the gradients, which were faster still, by filtering.
+NARROW = 16
 
 Grid = list[list[Array]]  # by row and column of a tile or a kernel
 
 
-@jax.custom_vjp
-def conv3x3(x: Array, kernel: Array) -> Array:
-    """3x3 convolution with stride 1 and zero padding 1.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def filtered(x: Array, kernel: Array, padding: Padding) -> Array:
+    """Convolution with stride 1.
 
     Args:
       x: `[B, H, W, C]`, H and W even.
-      kernel: `[3, 3, C, F]`.
+      kernel: `[k, k, C, F]`, k = 2 or 3.
+      padding: zeros before and after along both axes; H + before + after - k + 1 must be even.
 
     Returns:
-      `[B, H, W, F]`; rounding differs from a direct convolution's by a few parts in 10^7.
+      `[B, H + before + after - k + 1, W + before + after - k + 1, F]`; rounding differs from a
+      direct convolution's by a few parts in 10^7.
     """
-    return _convolve(x, _transformed(KERNEL, _taps(kernel)), channels_axis=0)
+    size, _, _, features = kernel.shape
+    if features < NARROW:
+        edges, axes = (padding, padding), ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (1, 1), edges, dimension_numbers=axes)
+    return _convolve(_padded(x, padding), _transformed(KERNEL[size], _taps(kernel)), 0)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return conv3x3(x, kernel), (x, kernel)
+def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+    return filtered(x, kernel, padding), (x, kernel)
 
 
-def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    size = kernel.shape[0]
     # The kernel turned by 180 degrees; contracting its outputs spares a copy with swapped axes.
-    turned = _transformed(KERNEL, _taps(kernel[::-1, ::-1]))
-    dx = _convolve(gradient, turned, channels_axis=1)
-    products = _transformed(_transpose(OUTPUT), _pixels(gradient))
+    turned = _transformed(KERNEL[size], _taps(kernel[::-1, ::-1]))
+    before, after = (size - 1 - zeros for zeros in padding)
+    dx = _convolve(_padded(gradient, (before, after)), turned, 1)
+    products = _transformed(_transpose(OUTPUT[size]), _pixels(gradient))
+    windows = _transformed(INPUT[size], _windows(_padded(x, padding), size))
     of_points = [
         [_matmul(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), 0, 0) for a, b in pairs]
-        for pairs in map(zip, _transformed(INPUT, _windows(x)), products)
+        for pairs in map(zip, windows, products)
     ]
-    taps = _transformed(_transpose(KERNEL), of_points)
+    taps = _transformed(_transpose(KERNEL[size]), of_points)
     return dx, jnp.stack([jnp.stack(row) for row in taps])
 
 
-conv3x3.defvjp(_forward, _backward)
+filtered.defvjp(_forward, _backward)
 
 
 def _convolve(x: Array, kernels: Grid, channels_axis: int) -> Array:
-    """Multiply the transformed windows by the transformed kernels and transform back."""
-    batch, height, width, channels = x.shape
-    windows = _transformed(INPUT, _windows(x))
+    """Multiply the transformed windows of padded `x` by the transformed kernels, transform back."""
+    size = len(kernels) + 1 - TILE
+    batch, rows, columns, channels = x.shape
+    windows = _transformed(INPUT[size], _windows(x, size))
     products = [
         [_matmul(a.reshape(-1, channels), b, 1, channels_axis) for a, b in pairs]
         for pairs in map(zip, windows, kernels)
     ]
-    rows = _transformed(OUTPUT, products)
-    y = jnp.stack([jnp.stack(row, axis=1) for row in rows], axis=1)  # [tiles, 2, 2, F]
-    tiles = (batch, height // TILE, width // TILE)
-    y = y.reshape(*tiles, TILE, TILE, -1).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(batch, height, width, -1)
+    made = _transformed(OUTPUT[size], products)
+    y = jnp.stack([jnp.stack(row, axis=1) for row in made], axis=1)  # [tiles, 2, 2, F]
+    height, width = rows - size + 1, columns - size + 1
+    y = y.reshape(batch, height // TILE, width // TILE, TILE, TILE, -1)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
 
 
 def _matmul(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
     return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())))
 
 
-def _windows(x: Array) -> Grid:
-    """Pixel (i, j) of the 4x4 window around each 2x2 tile: `[B, H/2, W/2, C]` each."""
+def _padded(x: Array, padding: Padding) -> Array:
+    """With zeros around both axes; a negative number crops."""
+    edge = (*padding, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), edge, edge, (0, 0, 0)))
+
+
+def _windows(x: Array, size: int) -> Grid:
+    """Pixel (i, j) of the windows of the 2x2 tiles of outputs: `[B, rows, columns, C]` each."""
     batch, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    points = size + TILE - 1
 
     def pixel(i: int, j: int) -> Array:
-        stop = (batch, i + height - 1, j + width - 1, channels)
-        return lax.slice(padded, (0, i, j, 0), stop, (1, TILE, TILE, 1))
+        stop = (batch, height - points + i + 1, width - points + j + 1, channels)
+        return lax.slice(x, (0, i, j, 0), stop, (1, TILE, TILE, 1))
 
-    return [[pixel(i, j) for j in range(POINTS)] for i in range(POINTS)]
+    return [[pixel(i, j) for j in range(points)] for i in range(points)]
 
 
 def _pixels(y: Array) -> Grid:
@@ -95,7 +124,8 @@ def _pixels(y: Array) -> Grid:
 
 
 def _taps(kernel: Array) -> Grid:
-    return [[kernel[i, j] for j in range(3)] for i in range(3)]
+    size = kernel.shape[0]
+    return [[kernel[i, j] for j in range(size)] for i in range(size)]
 
 
 def _transformed(matrix: Matrix, grid: Grid) -> Grid:

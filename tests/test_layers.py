@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssa_jax import layers
 from ssa_jax.layers import TransposedConv, double_resolution, max_pool
 
 
@@ -39,10 +40,12 @@ def library(x, kernel):
     )
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 4, 6, 4)])
 @pytest.mark.parametrize("size", [3, 4])
-def test_double_resolution(size):
+def test_double_resolution(monkeypatch, size, shape):
+    monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 0)  # taken by the even shape
     rng = np.random.default_rng(size)
-    x = rng.standard_normal((2, 3, 5, 4), np.float32)
+    x = rng.standard_normal(shape, np.float32)
     kernel = rng.standard_normal((size, size, 4, 6), np.float32)
     y, pullback = jax.vjp(double_resolution, x, kernel)
     np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)

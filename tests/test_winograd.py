@@ -1,4 +1,4 @@
-"""The 3x3 convolution by minimal filtering against a direct one, and when it is chosen."""
+"""Convolutions by minimal filtering against a direct one, and when it is chosen."""
 
 import jax
 import jax.numpy as jnp
@@ -7,44 +7,46 @@ import pytest
 
 from ssa_jax import layers
 from ssa_jax.layers import convolution
-from ssa_jax.winograd import conv3x3
+from ssa_jax.winograd import NARROW, filtered
 
 
-def direct(x, kernel):
+def direct(x, kernel, padding):
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (1, 1), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def case(shape, features, dtype=np.float64):
-    rng = np.random.default_rng(sum(shape))
+def case(shape, size, features, dtype=np.float64):
+    rng = np.random.default_rng(sum(shape) + size)
     x = rng.standard_normal(shape).astype(dtype)
-    return x, rng.standard_normal((3, 3, shape[-1], features)).astype(dtype)
+    return x, rng.standard_normal((size, size, shape[-1], features)).astype(dtype)
 
 
-@pytest.mark.parametrize(("shape", "features"), [((2, 4, 6, 3), 5), ((1, 2, 2, 4), 1)])
-def test_value_and_gradients_in_float64(shape, features):
+@pytest.mark.parametrize(("size", "padding"), [(3, (1, 1)), (2, (0, 1)), (2, (1, 2)), (2, (1, 0))])
+@pytest.mark.parametrize(("shape", "features"), [((2, 4, 6, 3), NARROW), ((1, 2, 2, 4), 1)])
+def test_value_and_gradients_in_float64(shape, features, size, padding):
     with jax.enable_x64(True):
-        x, kernel = map(jnp.asarray, case(shape, features))
-        y, pullback = jax.vjp(conv3x3, x, kernel)
-        expected, their_pullback = jax.vjp(direct, x, kernel)
+        x, kernel = map(jnp.asarray, case(shape, size, features))
+        y, pullback = jax.vjp(lambda x, kernel: filtered(x, kernel, padding), x, kernel)
+        expected, their_pullback = jax.vjp(lambda x, kernel: direct(x, kernel, padding), x, kernel)
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
         cotangent = jnp.cos(expected)
         for ours, theirs in zip(pullback(cotangent), their_pullback(cotangent), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_rounding_in_float32_is_that_of_a_direct_convolution():
-    x, kernel = case((2, 16, 16, 32), 32)
+@pytest.mark.parametrize(("size", "padding"), [(3, (1, 1)), (2, (1, 2))])
+def test_rounding_in_float32_is_that_of_a_direct_convolution(size, padding):
+    x, kernel = case((2, 16, 16, 32), size, 32)
     with jax.enable_x64(True):
-        exact = np.asarray(direct(x, kernel))
+        exact = np.asarray(direct(x, kernel, padding))
     single = [
-        np.asarray(conv(x.astype(np.float32), kernel.astype(np.float32)), np.float64)
-        for conv in (conv3x3, direct)
+        np.asarray(conv(x.astype(np.float32), kernel.astype(np.float32), padding), np.float64)
+        for conv in (filtered, direct)
     ]
-    filtered, plain = (np.linalg.norm(y - exact) / np.linalg.norm(exact) for y in single)
-    assert filtered < 1e-6
-    assert filtered < 10 * plain
+    ours, plain = (np.linalg.norm(y - exact) / np.linalg.norm(exact) for y in single)
+    assert ours < 1e-6
+    assert ours < 10 * plain
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_it_is_chosen_for_large_even_float32_maps_on_the_cpu(
 ):
     calls = []
     monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 4 * 8 * 8 * 2 * 3)
-    monkeypatch.setattr(layers, "conv3x3", lambda x, kernel: calls.append(1) or conv3x3(x, kernel))
+    monkeypatch.setattr(layers, "filtered", lambda *given: calls.append(1) or filtered(*given))
     x, kernel = jnp.ones(shape, dtype), jnp.ones((size, size, shape[-1], 3), dtype)
     convolution(x, kernel, stride)
     assert bool(calls) == chosen
