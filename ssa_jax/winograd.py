@@ -1,8 +1,8 @@
 """Convolutions by minimal filtering (Winograd; Lavin and Gray, CVPR 2016).
 
 Four outputs of a 3x3 convolution take 36 multiplications per channel pair; transformed, 16, which
-are 16 matmuls over all 2x2 tiles: F(2x2, 3x3). With a 2x2 kernel 9 replace 16: F(2x2, 2x2). XLA's matmuls on the CPU are fast
-whatever their width, its convolutions only from 128 output channels on.
+are 16 matmuls over all 2x2 tiles: F(2x2, 3x3). With a 2x2 kernel 9 replace 16: F(2x2, 2x2). XLA's
+matmuls on the CPU are fast whatever their width, its convolutions only from 128 output channels on.
 """
 
 from functools import partial
