@@ -82,10 +82,15 @@ class _Remote:
 
 
 def _serve(connection: Connection, maker: Callable[[], Run]) -> None:
-    """Time the run whenever asked, until the other side is gone."""
+    """Time the run whenever asked, until the other side is gone.
+
+    A first run is not counted: it meets caches that another process filled, whose threads may not
+    sleep yet.
+    """
     keep_memory()
     run = maker()
     while connection.recv():
+        run()
         connection.send(_seconds(run))
 
 
