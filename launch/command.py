@@ -7,6 +7,7 @@ import argparse
 import ctypes
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their trac
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
-    """Run a command and exit."""
+    """Run a command and exit; SIGTERM interrupts it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         main(arguments)

@@ -29,6 +29,7 @@ from ssa_jax.inference import Predict, make_predict
 from ssa_jax.state import Variables
 
 TABLE = "volumes.csv"
+DECIMALS = 6  # of volumes in mL and of shares: finer than any voxel
 MONTAGE_ROWS = 12
 
 
@@ -97,7 +98,7 @@ def predict_scans(
             labels, drawn = _segment(network, scan, sides, pictures=pictures, quiet=quiet)
             dropped = drop_outside(labels, sides)
             row = {"file": str(path)} | volumes(labels, sides, scan.spacing, names)
-            row["dropped_ml"] = dropped * _millilitres(scan.spacing)
+            row["dropped_ml"] = round(dropped * _millilitres(scan.spacing), DECIMALS)
             print(f"{path}: {_in_words(row, names)}")
             write_nifti_mask(folder / name, labels, scan)
             if drawn:
@@ -145,7 +146,9 @@ def volumes(
         row[f"{name}_share_of_lung"] = _share(right + left, lungs[1] + lungs[2])
         row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
         row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
-    return row
+    return {
+        key: None if value is None else round(float(value), DECIMALS) for key, value in row.items()
+    }
 
 
 def drop_outside(labels: np.ndarray, sides: np.ndarray) -> int:

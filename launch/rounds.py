@@ -125,6 +125,7 @@ class Rounds:
             variables=self._start(number),
             steps_per_epoch=steps_of(config, data.training) if same else None,
             quiet=self._quiet,
+            what=f"round {number}",
         )
         return self._row(number, labels, pixels, losses.class_weight)
 
@@ -190,7 +191,7 @@ class Rounds:
         writer = PseudoWriter(folder, indices)
         shards = writer.todo(jax.process_index(), jax.process_count())
         total = sum(len(writer.shard_indices(shard)) for shard in shards)
-        with progress(total, quiet=self._quiet) as bar:
+        with progress(total, quiet=self._quiet, what=f"labels {number}") as bar:
             for shard in shards:
                 chosen = writer.shard_indices(shard)
                 slices = setup.Subset(self._data.unlabelled, chosen)
@@ -245,7 +246,8 @@ class Rounds:
             "nearly_empty": empty,
             "nearly_full": full,
         }
-        return facts | {"warnings": warnings_of(self._names, pixels, empty, full, len(labels))}
+        found = warnings_of(self._names, pixels, empty, full, len(labels), self._trust)
+        return facts | {"warnings": found}
 
     def _agreement(self, number: int, labels: PseudoLabels) -> list[float | None]:
         """DSC of each class with the round before, over the slices that were renewed."""
@@ -350,11 +352,17 @@ def warnings_of(
     empty: Sequence[str],
     full: Sequence[str],
     count: int,
+    trust: Trust,
 ) -> list[str]:
     """What a user should look at."""
+    remedy = (
+        "lower self_train.eta, or set self_train.adaptive_share"
+        if trust.eta > 0
+        else "no threshold is set: the network itself no longer finds it. Raise train.epochs, or "
+        "weight the classes (loss.class_weight_over)"
+    )
     found = [
-        f"{name} has vanished from the pseudo-labels; lower self_train.eta, or set "
-        "self_train.adaptive_share"
+        f"{name} has vanished from the pseudo-labels; {remedy}"
         for name, n in zip(names, pixels[1:], strict=True)
         if not n
     ]

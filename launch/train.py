@@ -79,6 +79,7 @@ def train_on(
     variables: Variables,
     steps_per_epoch: int | None = None,
     quiet: bool,
+    what: str | None = None,
 ) -> TrainState:
     """Train on given slices to the end, from the workdir's last checkpoint where there is one.
 
@@ -91,6 +92,7 @@ def train_on(
       variables: to start from.
       steps_per_epoch: steps that make up an epoch; None for one pass over `training`.
       quiet: show no progress.
+      what: stands before the bar of progress.
     """
     model = setup.build_model(config, AXIS)
     steps_per_epoch = steps_per_epoch or steps_of(config, training)
@@ -126,7 +128,7 @@ def train_on(
     )
     with (
         MetricWriter(workdir, resume_step=start) as writer,
-        progress(total, initial=start, quiet=quiet) as bar,
+        progress(total, initial=start, quiet=quiet, what=what) as bar,
         _stop_flag() as stop_requested,
     ):
 

@@ -231,10 +231,14 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     return series
 
 
-def progress(total: int, *, initial: int = 0, quiet: bool = False) -> "tqdm[Any]":
+def progress(
+    total: int, *, initial: int = 0, quiet: bool = False, what: str | None = None
+) -> "tqdm[Any]":
     """A bar of steps on stderr; silent when `quiet` or where stderr is not a terminal."""
     silent = quiet or not sys.stderr.isatty()
-    return tqdm(total=total, initial=initial, disable=silent, unit="step", dynamic_ncols=True)
+    return tqdm(
+        total=total, initial=initial, disable=silent, desc=what, unit="step", dynamic_ncols=True
+    )
 
 
 @contextmanager

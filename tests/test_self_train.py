@@ -21,6 +21,7 @@ from input_pipeline.pseudo_store import PseudoLabels, read_manifest
 from input_pipeline.splits import load_split
 from launch import command, self_train, setup
 from launch.rounds import Data, warnings_of, weights_sha256
+from ssa_jax.pseudo_label import Trust
 from tests.test_pseudo_store import hashes
 
 ROOT = Path(__file__).parents[1]
@@ -280,9 +281,13 @@ def test_a_patient_held_out_who_is_also_unlabelled_is_refused(monkeypatch, split
 
 
 def test_warnings_name_the_slices():
-    found = warnings_of(("ground-glass", "consolidation"), [9, 1, 0], list("abcd"), ["e"], 10)
+    names, pixels = ("ground-glass", "consolidation"), [9, 1, 0]
+    found = warnings_of(names, pixels, list("abcd"), ["e"], 10, Trust(eta=0.95))
     assert "consolidation has vanished" in found[0]
+    assert "lower self_train.eta" in found[0]
     assert found[1].startswith("4 of 10 pseudo-labels are nearly empty")
     assert found[1].endswith(": a, b, c, ...")
     assert found[2].startswith("1 of 10 pseudo-labels are nearly full")
     assert found[2].endswith(": e")
+    (untrusted,) = warnings_of(names, pixels, [], [], 10, Trust(eta=0.0))
+    assert "no threshold is set" in untrusted

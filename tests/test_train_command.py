@@ -121,6 +121,18 @@ def undisturbed(killing, tmp_path_factory) -> Path:
     return workdir
 
 
+def test_sigterm_before_training_interrupts_with_a_word():
+    program = (
+        "import os, signal; from launch import command; "
+        "command.run(lambda _: os.kill(os.getpid(), signal.SIGTERM), [])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == command.INTERRUPTED
+    assert ended.stderr == "Interrupted.\n"
+
+
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_killed_and_resumed_it_ends_with_the_same_bits(killing, undisturbed, tmp_path):
     status, errors = killing.killed(tmp_path, signal.SIGTERM, step=4)
