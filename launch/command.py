@@ -28,7 +28,7 @@ DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their trac
 
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     """Run a command and exit; SIGTERM interrupts it as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         main(arguments)
@@ -43,6 +43,8 @@ def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(0)
 
 
@@ -51,9 +53,9 @@ def keep_memory() -> None:
 
     XLA on the CPU allocates a step's buffers anew at every step, and touching fresh pages takes a
     quarter of it (docs/performance.md). glibc keeps blocks of more than 64 MB in the main thread's
-    heap alone, so that computations are also dispatched there. Does nothing elsewhere. To be called
-    before the first computation: the other threads then share three heaps, enough not to wait for
-    each other.
+    heap alone, so that computations are also dispatched there (with another libc, that is all this
+    does). To be called before the first computation: all threads then share four heaps, enough not
+    to wait for each other.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if platform.libc_ver()[0] != "glibc":

@@ -202,4 +202,5 @@ def _volumes(sides: np.ndarray, scan: Scan) -> str:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     command.run(main, sys.argv[1:])

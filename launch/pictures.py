@@ -144,7 +144,9 @@ def label_sheet(
         _overlay(gray, mask, _CLASS_COLORS) for gray, mask in zip(grays, drawn, strict=True)
     ]
     short = [title if len(title) <= _CAPTION else f"...{title[-_CAPTION:]}" for title in titles]
-    empty = sum(not mask.any() for mask in drawn)
+    empty = sum(
+        not (mask.astype(bool) & ~left).any() for left, mask in zip(ignored, labels, strict=True)
+    )
     below = f"pseudo-label ({empty} of {len(drawn)} without lesion)" if empty else "pseudo-label"
     figure = _grid([[_Panel(gray) for gray in grays], overlays], short, ["slice", below])
     names = [*class_names, "ignored"] if any(left.any() for left in ignored) else class_names

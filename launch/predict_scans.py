@@ -29,7 +29,7 @@ from ssa_jax.inference import Predict, make_predict
 from ssa_jax.state import Variables
 
 TABLE = "volumes.csv"
-DECIMALS = 6  # of volumes in mL and of shares: finer than any voxel
+DECIMALS = 6  # of volumes in mL and of shares
 MONTAGE_ROWS = 12
 
 

@@ -357,8 +357,8 @@ def warnings_of(
     """What a user should look at."""
     remedy = (
         "lower self_train.eta, or set self_train.adaptive_share"
-        if trust.eta > 0
-        else "no threshold is set: the network itself no longer finds it. Raise train.epochs, or "
+        if trust.eta > 0 and not trust.adaptive_share
+        else "no threshold removed it, the network itself does not find it: raise train.epochs, or "
         "weight the classes (loss.class_weight_over)"
     )
     found = [

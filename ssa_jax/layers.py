@@ -2,7 +2,7 @@
 
 XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU; the
 forms here give the same numbers from operations that every backend has fast. Their one
-choice by backend is in `convolution`.
+choice by backend is `_minimal_filtering_pays`.
 """
 
 from collections.abc import Callable
@@ -42,6 +42,7 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _convolve(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
+    """With `padding` zeros before and after both axes, by the faster of two ways."""
     if stride == 1 and _minimal_filtering_pays(x, kernel):
         return filtered(x, kernel, padding)
     if padding[0] != padding[1]:  # given to the convolution itself, it makes XLA's gradient slow

@@ -29,8 +29,9 @@ OUTPUT: dict[int, Matrix] = {  # A^T
     3: ((1, 1, 1, 0), (0, 1, -1, -1)),
 }
 TILE = 2  # outputs of a tile along each axis
-# Output channels below which the transform of the input costs more than it saves: the value is then
-# made by a direct convolution, and only the gradients, which were faster still, by filtering.
+# Output channels below which the value is made by a direct convolution, as transforming the input
+# costs more than it saves; the gradients are filtered all the same (measured for the last layer,
+# docs/performance.md).
 NARROW = 16
 
 Grid = list[list[Array]]  # by row and column of a tile or a kernel
@@ -53,7 +54,7 @@ def filtered(x: Array, kernel: Array, padding: Padding) -> Array:
     if features < NARROW:
         edges, axes = (padding, padding), ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, (1, 1), edges, dimension_numbers=axes)
-    return _convolve(_padded(x, padding), _transformed(KERNEL[size], _taps(kernel)), 0)
+    return _by_matmuls(_padded(x, padding), _transformed(KERNEL[size], _taps(kernel)), 0)
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
@@ -66,7 +67,7 @@ def _backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> 
     # The kernel turned by 180 degrees; contracting its outputs spares a copy with swapped axes.
     turned = _transformed(KERNEL[size], _taps(kernel[::-1, ::-1]))
     before, after = (size - 1 - zeros for zeros in padding)
-    dx = _convolve(_padded(gradient, (before, after)), turned, 1)
+    dx = _by_matmuls(_padded(gradient, (before, after)), turned, 1)
     products = _transformed(_transpose(OUTPUT[size]), _pixels(gradient))
     windows = _transformed(INPUT[size], _windows(_padded(x, padding), size))
     of_points = [
@@ -80,7 +81,7 @@ def _backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> 
 filtered.defvjp(_forward, _backward)
 
 
-def _convolve(x: Array, kernels: Grid, channels_axis: int) -> Array:
+def _by_matmuls(x: Array, kernels: Grid, channels_axis: int) -> Array:
     """Multiply the transformed windows of padded `x` by the transformed kernels, transform back."""
     size = len(kernels) + 1 - TILE
     batch, rows, columns, channels = x.shape

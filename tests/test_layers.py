@@ -8,6 +8,7 @@ import pytest
 
 from ssa_jax import layers
 from ssa_jax.layers import TransposedConv, double_resolution, max_pool
+from ssa_jax.winograd import filtered as winograd
 
 
 def scatter(x, kernel):
@@ -43,11 +44,14 @@ def library(x, kernel):
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 4, 6, 4)])
 @pytest.mark.parametrize("size", [3, 4])
 def test_double_resolution(monkeypatch, size, shape):
-    monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 0)  # taken by the even shape
+    filtered = []
+    monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 0)
+    monkeypatch.setattr(layers, "filtered", lambda *given: filtered.append(1) or winograd(*given))
     rng = np.random.default_rng(size)
     x = rng.standard_normal(shape, np.float32)
     kernel = rng.standard_normal((size, size, 4, 6), np.float32)
     y, pullback = jax.vjp(double_resolution, x, kernel)
+    assert bool(filtered) == (shape[1] % 2 == 0)
     np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
     expected, library_pullback = jax.vjp(library, x, kernel)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)

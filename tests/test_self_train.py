@@ -289,5 +289,6 @@ def test_warnings_name_the_slices():
     assert found[1].endswith(": a, b, c, ...")
     assert found[2].startswith("1 of 10 pseudo-labels are nearly full")
     assert found[2].endswith(": e")
-    (untrusted,) = warnings_of(names, pixels, [], [], 10, Trust(eta=0.0))
-    assert "no threshold is set" in untrusted
+    for trust in (Trust(eta=0.0), Trust(adaptive_share=0.2)):
+        (warning,) = warnings_of(names, pixels, [], [], 10, trust)
+        assert "the network itself does not find it" in warning

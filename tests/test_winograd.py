@@ -49,6 +49,13 @@ def test_rounding_in_float32_is_that_of_a_direct_convolution(size, padding):
     assert ours < 10 * plain
 
 
+@pytest.mark.parametrize("features", [NARROW - 1, NARROW])
+def test_few_outputs_are_made_directly(features):
+    x, kernel = case((1, 4, 4, 2), 3, features, np.float32)
+    program = str(jax.make_jaxpr(lambda x, kernel: filtered(x, kernel, (1, 1)))(x, kernel))
+    assert ("conv_general_dilated" in program) == (features < NARROW)
+
+
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "dtype", "chosen"),
     [
