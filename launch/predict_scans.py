@@ -29,7 +29,7 @@ from ssa_jax.inference import Predict, make_predict
 from ssa_jax.state import Variables
 
 TABLE = "volumes.csv"
-DECIMALS = 6  # of volumes in mL and of shares
+DECIMALS = 6  # of volumes in mL
 MONTAGE_ROWS = 12
 
 
@@ -146,9 +146,7 @@ def volumes(
         row[f"{name}_share_of_lung"] = _share(right + left, lungs[1] + lungs[2])
         row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
         row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
-    return {
-        key: None if value is None else round(float(value), DECIMALS) for key, value in row.items()
-    }
+    return {k: round(value, DECIMALS) if k.endswith("_ml") else value for k, value in row.items()}
 
 
 def drop_outside(labels: np.ndarray, sides: np.ndarray) -> int:

@@ -124,9 +124,9 @@ def test_volumes_by_class_and_side(scan):
     )
     right, left = (int((scan.sides == side).sum()) for side in (RIGHT, LEFT))
     assert row["right_lung_ml"] == pytest.approx(right / 1000)
-    assert row["a_share_of_right_lung"] == pytest.approx(4 / right, abs=1e-6)
-    assert row["a_share_of_lung"] == pytest.approx(4 / (right + left), abs=1e-6)
-    assert row["b_share_of_left_lung"] == pytest.approx(2 / left, abs=1e-6)
+    assert row["a_share_of_right_lung"] == pytest.approx(4 / right)
+    assert row["a_share_of_lung"] == pytest.approx(4 / (right + left))
+    assert row["b_share_of_left_lung"] == pytest.approx(2 / left)
     row = predict_scans.volumes(labels, scan.sides, (1.1, 0.7, 0.7), ("a", "b"))
     assert row["a_ml"] == 0.003773  # without the noise of 7 * 0.539 / 1000
 
