@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 from skimage.filters import threshold_otsu
-from skimage.morphology import convex_hull_image
 
 from input_pipeline.components import Components
 
@@ -24,6 +24,7 @@ MAX_DARKNESS = 0.65  # 8-bit lung is darker than this share of its tissue; other
 MIN_SHARE = 0.01  # of the body's pixels; smaller dark components are airways and bowel gas
 GAS_HU = -925.0  # bowel gas: a small component whose darkest tenth lies below this (HU only)
 GAS_SHARE = 0.05  # of the body's pixels; a larger component is lung however dark (emphysema)
+ON_EDGE = 1e-9  # pixels; a pixel's centre so near to the edge of a convex hull lies in it
 # Radii below are shares of the square root of the aerated area, so pixel size does not matter.
 CLOSING = 0.05  # vessels and small lesions at the lung's edge
 ORGAN = 0.115  # tissue in which a disc of this radius fits is heart, liver or spine
@@ -339,7 +340,7 @@ def _lung_of_slice(smooth: np.ndarray, sides: np.ndarray) -> np.ndarray:
     box = _box(sides > 0, margin=2)
     part = sides[box]
     # The wall of the chest is thick and no organ: only what lies between the lungs can be one.
-    inside = convex_hull_image(part > 0) & solid[box]
+    inside = _convex_hull(part > 0) & solid[box]
     lung = np.zeros(sides.shape, np.uint8)
     lung[box] = _with_dense_parts(inside, (part == RIGHT, part == LEFT))
     return lung
@@ -347,8 +348,8 @@ def _lung_of_slice(smooth: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
     """The bounding box of a mask that is not empty, widened by a margin."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(edge.start - margin, 0), edge.stop + margin) for edge in box)
+    places = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return tuple(slice(max(int(p[0]) - margin, 0), int(p[-1]) + 1 + margin) for p in places)
 
 
 def _with_dense_parts(tissue: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -357,10 +358,11 @@ def _with_dense_parts(tissue: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) 
     lung = np.zeros(tissue.shape, bool)
     if not scale:
         return lung.astype(np.uint8)
-    closed = [_close(side, CLOSING * scale) for side in sides]
-    organ = _open(tissue, ORGAN * scale)
+    box = _box(sides[0] | sides[1], margin=2 * int(ORGAN * scale) + 2)  # as far as opening looks
+    closed = [_close(side[box], CLOSING * scale) for side in sides]
+    organ = _open(tissue[box], ORGAN * scale)
     for side, other in (closed, closed[::-1]):
-        lung |= side | (ndimage.binary_fill_holes(side | _costal_hull(side, other)) & ~organ)
+        lung[box] |= side | (_fill_holes(side | _costal_hull(side, other)) & ~organ)
     return lung.astype(np.uint8)
 
 
@@ -370,17 +372,35 @@ def _split(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = points - points.mean(axis=0)
     axis = np.linalg.eigh(centred.T @ centred)[1][:, 1]
     first = centred @ axis < 0
+    rows, columns = points.T
     for _ in range(10):
         if first.all() or not first.any():
             break
-        means = points[first].mean(axis=0), points[~first].mean(axis=0)
-        nearer = ((points - means[0]) ** 2).sum(1) < ((points - means[1]) ** 2).sum(1)
+        one, other = (
+            (rows - rows[part].mean()) ** 2 + (columns - columns[part].mean()) ** 2
+            for part in (first, ~first)
+        )
+        nearer = one < other
         if np.array_equal(nearer, first):
             break
         first = nearer
-    one = np.zeros_like(mask)
-    one[mask] = first
-    return one, mask & ~one
+    side = np.zeros_like(mask)
+    side[mask] = first
+    return side, mask & ~side
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    if not mask.any():
+        return mask
+    box, filled = _box(mask, margin=0), mask.copy()
+    filled[box] = ndimage.binary_fill_holes(mask[box])
+    return filled
+
+
+def _centre(mask: np.ndarray) -> np.ndarray:
+    """Mean (row, column) of the pixels of a mask that is not empty."""
+    counts = (np.count_nonzero(mask, axis=axis) for axis in (1, 0))
+    return np.array([np.average(np.arange(n.size), weights=n) for n in counts])
 
 
 def _close(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -408,11 +428,33 @@ def _costal_hull(side: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The convex hull of one lung, less its part towards the other lung (the mediastinum)."""
     if not side.any() or not other.any():
         return side
-    points = np.argwhere(side)
-    centre = points.mean(axis=0)
-    outward = centre - np.argwhere(other).mean(axis=0)
-    rows, columns = np.indices(side.shape)
+    centre = _centre(side)
+    outward = centre - _centre(other)
+    rows, columns = np.ogrid[: side.shape[0], : side.shape[1]]
     along = (rows - centre[0]) * outward[0] + (columns - centre[1]) * outward[1]
     box, hull = _box(side, margin=0), np.zeros_like(side)
-    hull[box] = convex_hull_image(side[box])
+    hull[box] = _convex_hull(side[box])
     return hull & (along > -MEDIAL_REACH * along[side].max())
+
+
+def _convex_hull(mask: np.ndarray) -> np.ndarray:
+    """The pixels whose centres lie in the convex hull of the pixels of a mask that is not empty.
+
+    As scikit-image's `convex_hull_image`, a pixel being the diamond of its four edges' middles. In
+    each row the hull is one run of columns, which takes a tenth of the time of asking every pixel.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([rows, first], 1), np.stack([rows, last], 1)])
+    corners = ends[:, None] + np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    facets = ConvexHull(corners.reshape(-1, 2)).equations  # a point inside gives nothing above 0
+    along, across, offset = (column[:, None] for column in facets.T)
+    every = np.arange(rows[0], rows[-1] + 1)
+    with np.errstate(divide="ignore"):
+        edge = (ON_EDGE - offset - along * every) / across
+    left = np.where(across < 0, edge, -np.inf).max(axis=0)
+    right = np.where(across > 0, edge, np.inf).min(axis=0)
+    columns = np.arange(mask.shape[1])
+    hull = np.zeros_like(mask)
+    hull[every] = (columns >= left[:, None]) & (columns <= right[:, None])
+    return hull

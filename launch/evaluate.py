@@ -203,7 +203,7 @@ def picture(prediction: SlicePrediction, title: str, intensity: str) -> SlicePic
         image=normalize(item.image, intensity),
         truth=item.mask,
         prediction=prediction.labels,
-        attention=list(prediction.attention.transpose(2, 0, 1)),
+        attention=list(prediction.attention().transpose(2, 0, 1)),
         title=title.replace("$", r"\$"),  # matplotlib reads formulas between dollars
     )
 

@@ -1,11 +1,12 @@
 """Predictions on the slices' own grids, and their scores."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ssa_jax.inference import Predict, labels
+from ssa_jax.inference import Predict, most_probable
 from ssa_jax.metrics import CaseRow, case_rows, dice_score
 from ssa_jax.state import Variables
 
@@ -36,13 +37,14 @@ class SlicePrediction(NamedTuple):
       slice: the slice it was made from.
       prob: `[H, W, K]` float32, background first.
       labels: `[H, W]` uint8 class index.
-      attention: `[H, W, 4]` energies of the encoder stages (equation 1).
+      attention: gives the energies of the encoder stages (equation 1), `[H, W, 4]`; they are
+        resized when asked for, since neither scores nor pseudo-labels need them.
     """
 
     slice: Any
     prob: np.ndarray
     labels: np.ndarray
-    attention: np.ndarray
+    attention: Callable[[], np.ndarray]
 
 
 def predict_slices(
@@ -57,7 +59,8 @@ def predict_slices(
         rows = zip(batch.slices, batch.grids, output.prob, output.attention, strict=False)
         for item, grid, prob, attention in rows:
             own = np.clip(from_grid(prob, grid), 0.0, 1.0)
-            yield SlicePrediction(item, own, labels(own), from_grid(attention, grid))
+            maps = partial(from_grid, attention, grid)
+            yield SlicePrediction(item, own, most_probable(own), maps)
 
 
 def score(

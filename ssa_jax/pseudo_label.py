@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssa_jax.inference import most_probable
+
 LOW_CONFIDENCE = ("background", "ignore")
 BINS = 1000  # of a histogram of confidence
 NEARLY_EMPTY, NEARLY_FULL = 0.001, 0.5  # lesion's share of a slice
@@ -58,7 +60,7 @@ def pseudo_label(
     Returns:
       Class index `[H, W]` uint8, and weight `[H, W]` uint8 in 255ths.
     """
-    labels = np.argmax(prob, axis=-1).astype(np.uint8)
+    labels = most_probable(prob)
     confident = np.max(prob, axis=-1) > np.asarray(thresholds)[labels]
     weight = np.ones(labels.shape)
     if trust.low_confidence == "ignore":
@@ -74,7 +76,7 @@ def confidence_histogram(prob: np.ndarray) -> np.ndarray:
     """Pixels by most probable class and its probability: `[H, W, K]` to int64 `[K, BINS]`."""
     classes = prob.shape[-1]
     place = np.minimum((np.max(prob, axis=-1) * BINS).astype(np.int64), BINS - 1)
-    both = np.argmax(prob, axis=-1) * BINS + place
+    both = most_probable(prob).astype(np.int64) * BINS + place
     return np.bincount(both.ravel(), minlength=classes * BINS).reshape(classes, BINS)
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage.morphology import convex_hull_image
 
-from input_pipeline.lung_mask import dilate, threshold_lung_mask
+from input_pipeline.lung_mask import _convex_hull, dilate, threshold_lung_mask
 from input_pipeline.readers import read_image, read_mask
 
 REAL = Path(__file__).parents[2] / "shared/data/covid_semiseg/TrainingSet"
@@ -146,6 +147,19 @@ def test_dilate_by_hand():
     assert dilate(mask, 1).sum() == 5
     np.testing.assert_array_equal(dilate(mask, 0), mask)
     assert not dilate(np.zeros((4, 4), np.uint8), 2).any()
+
+
+def test_convex_hull_is_that_of_scikit_image():
+    """Masks of any size and density; many have pixels on the hull's edge."""
+    rng = np.random.default_rng(0)
+    compared = 0
+    for density in (0.01, 0.1, 0.5, 0.9):
+        for _ in range(50):
+            mask = rng.random(rng.integers(1, 40, size=2)) < density
+            if mask.any():
+                np.testing.assert_array_equal(_convex_hull(mask), convex_hull_image(mask))
+                compared += 1
+    assert compared > 150
 
 
 def test_unknown_intensity_is_refused():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ssa_jax.inference import most_probable
 from ssa_jax.pseudo_label import (
     BINS,
     Trust,
@@ -35,6 +36,15 @@ def test_equation_9_and_its_options(trust, labels, weight):
     assert [array.dtype for array in got] == [np.uint8, np.uint8]
     np.testing.assert_array_equal(got[0], [labels])
     np.testing.assert_array_equal(got[1], [weight])
+
+
+def test_the_most_probable_class_and_ties():
+    """Of quarters, which tie often; stored pixel by pixel and class by class."""
+    prob = np.random.default_rng(0).integers(0, 5, (9, 11, 4)).astype(np.float32) / 4
+    for stored in (prob, np.moveaxis(np.moveaxis(prob, -1, 0).copy(), 0, -1)):
+        labels = most_probable(stored)
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, np.argmax(prob, axis=-1))
 
 
 def test_a_probability_of_exactly_eta_is_not_enough():
