@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.lazy import LazySequence
-from input_pipeline.lung_mask import lung_sides, threshold_lung_mask, volume_lung_mask
+from input_pipeline.lung_mask import threshold_lung_mask, volume_lung_mask
+from input_pipeline.lung_sides import lung_sides
 from input_pipeline.nifti import read_labels, same_grid
 from input_pipeline.preprocess import Preprocessing, Slice, unwindowed, windowed
 from input_pipeline.readers import read_scan

@@ -4,6 +4,7 @@ A record is a slice in HU, at most 512 pixels high and wide, its label and its l
 volume is in memory at a time.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,9 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         super().__init__(**kwargs)
 
     @staticmethod
+    @abstractmethod
     def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
         """The volumes of each split."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

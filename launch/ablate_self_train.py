@@ -21,7 +21,8 @@ from launch import command, setup
 from launch.evaluate import read_rows
 from launch.self_train import TEST, keep_compiled, self_train
 from launch.writer import write_json
-from ssa_jax.metrics import AVERAGE, CaseRow, summarize
+from ssa_jax.metrics import CaseRow
+from ssa_jax.summary import AVERAGE, summarize
 
 OVER, ETA, ROUNDS = "loss.class_weight_over", "self_train.eta", "self_train.max_rounds"
 VARIANTS: dict[str, dict[str, Any]] = {  # what each changes in the configuration
@@ -208,5 +209,4 @@ def _interval(value: dict[str, float | None], sign: str) -> str:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

@@ -27,7 +27,8 @@ DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their trac
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
-    """Run a command and exit; SIGTERM interrupts it as Ctrl-C does."""
+    """Run a command and exit; SIGTERM interrupts it as Ctrl-C does, freed memory is kept."""
+    keep_memory()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:

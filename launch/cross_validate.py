@@ -19,7 +19,8 @@ from launch import command, setup
 from launch.evaluate import evaluate, read_rows
 from launch.train import train
 from launch.writer import write_json, write_table
-from ssa_jax.metrics import CaseRow, format_table, summarize
+from ssa_jax.metrics import CaseRow
+from ssa_jax.summary import format_table, summarize
 
 
 def main(arguments: list[str]) -> None:
@@ -106,5 +107,4 @@ def _keep_folds(path: Path, scheme: str, dealt: list[tuple[list[str], list[str]]
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

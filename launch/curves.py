@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from launch.pictures import DPI, INK, QUIET, save_figure
 from launch.writer import read_metrics
-from ssa_jax.metrics import AVERAGE
+from ssa_jax.summary import AVERAGE
 
 _GRID = "#e3e3e3"
 _CURVE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

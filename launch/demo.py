@@ -17,7 +17,8 @@ from launch.curves import curves_figure
 from launch.evaluate import evaluate
 from launch.train import train
 from launch.writer import write_json
-from ssa_jax.metrics import case_rows, summarize
+from ssa_jax.metrics import case_rows
+from ssa_jax.summary import summarize
 
 PICTURES = 8
 
@@ -100,5 +101,4 @@ def _interval(value: dict, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

@@ -24,7 +24,8 @@ from launch.writer import filling, progress, write_json, write_table
 from ssa_jax.checkpoint import WHICH
 from ssa_jax.evaluate import SlicePrediction, VolumeScores, predict_slices, score
 from ssa_jax.inference import make_predict
-from ssa_jax.metrics import CaseRow, format_table, summarize
+from ssa_jax.metrics import CaseRow
+from ssa_jax.summary import format_table, summarize
 
 OUTPUTS = ("metrics.json", "cases.csv", "volumes.csv", "pictures", "pictures.png")
 SHEET_ROWS = 12  # of pictures.png
@@ -83,7 +84,7 @@ def evaluate(
     Other files in `out` stay.
 
     Returns:
-      What `metrics.json` holds: the summary of `metrics.summarize`, with workdir, split,
+      What `metrics.json` holds: the summary of `summary.summarize`, with workdir, split,
       checkpoint, its step, and the configuration's data, model, attention and eval.
 
     Raises:
@@ -218,5 +219,4 @@ def _title(rows: Sequence[CaseRow]) -> str:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

@@ -21,7 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import lung_mask, nifti
+from input_pipeline import nifti
+from input_pipeline.lung_mask import volume_lung_mask
+from input_pipeline.lung_package import lungmask_sides
+from input_pipeline.lung_sides import lung_sides
 from input_pipeline.lung_unet import unet_lung_sides
 from input_pipeline.readers import read_scan
 from input_pipeline.scans import Scan, name_of
@@ -136,14 +139,14 @@ def _finder(method: str, weights: Path | None) -> Finder:
     if weights is None:
         raise ValueError(f"--method {method} needs --weights, the file of lungmask's R231 weights")
     if method == "lungmask":
-        return lambda voxels, _: lung_mask.lungmask_sides(voxels, weights)
+        return lambda voxels, _: lungmask_sides(voxels, weights)
     labels_of = unet.make_labels(_variables(weights))
     return lambda voxels, _: unet_lung_sides(voxels, labels_of)
 
 
 def _threshold_sides(voxels: np.ndarray, spacing: tuple[float, float, float] | None) -> np.ndarray:
-    lungs = lung_mask.volume_lung_mask(voxels, spacing=spacing, dilation=0)
-    return lung_mask.lung_sides(lungs)
+    lungs = volume_lung_mask(voxels, spacing=spacing, dilation=0)
+    return lung_sides(lungs)
 
 
 def _variables(weights: Path) -> dict:
@@ -202,5 +205,4 @@ def _volumes(sides: np.ndarray, scan: Scan) -> str:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

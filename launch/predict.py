@@ -288,5 +288,4 @@ def _size(array: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

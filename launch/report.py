@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from launch.curves import rounds_figure
 from launch.writer import replacing
-from ssa_jax.metrics import AVERAGE, format_table
+from ssa_jax.summary import AVERAGE, format_table
 
 COLUMNS = {
     "round": 5,

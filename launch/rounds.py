@@ -36,7 +36,7 @@ from launch.train import initial_variables, steps_of, train_on
 from launch.writer import progress, write_json, write_table
 from ssa_jax.evaluate import SlicePrediction, VolumeScores, predict_slices, score
 from ssa_jax.inference import Predict, make_predict
-from ssa_jax.metrics import AVERAGE, CaseRow, summarize
+from ssa_jax.metrics import CaseRow
 from ssa_jax.pseudo_label import (
     NEARLY_EMPTY,
     NEARLY_FULL,
@@ -49,6 +49,7 @@ from ssa_jax.pseudo_label import (
 )
 from ssa_jax.self_training import moved_slices
 from ssa_jax.state import Variables
+from ssa_jax.summary import AVERAGE, summarize
 
 PICTURES = 8  # unlabelled slices whose pseudo-labels are drawn each round
 NAMED = 3  # slices that a warning names; the manifest names all

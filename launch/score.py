@@ -18,7 +18,8 @@ from input_pipeline.nifti import read_labels, same_grid
 from input_pipeline.readers import read_mask
 from launch import command, setup
 from launch.writer import filling, is_filled, progress, write_json, write_table
-from ssa_jax.metrics import CaseRow, case_rows, format_table, summarize
+from ssa_jax.metrics import CaseRow, case_rows
+from ssa_jax.summary import format_table, summarize
 
 SUFFIXES = (*NIFTI, ".png")
 

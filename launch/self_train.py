@@ -29,8 +29,8 @@ from launch.report import write_report
 from launch.rounds import PICTURES, Data, Rounds, trust_of
 from launch.train import check
 from launch.writer import write_json
-from ssa_jax.metrics import format_table
 from ssa_jax.self_training import run_rounds
+from ssa_jax.summary import format_table
 
 TEST = "test"
 
@@ -150,5 +150,4 @@ def keep_compiled(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

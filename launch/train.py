@@ -206,5 +206,4 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])

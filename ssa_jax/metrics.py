@@ -10,8 +10,8 @@ evaluator compute, for comparison with the paper's tables alone.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from collections.abc import Sequence
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import surface_distance
@@ -19,9 +19,6 @@ from scipy import ndimage
 
 Outcome = Literal["scored", "both_empty", "miss", "false_alarm"]
 
-AVERAGE = "average"
-_STANDARD_METRICS = ("dsc", "hd95", "nsd", "mae")
-_COMPAT_METRICS = ("dsc", "dsc_256", "hausdorff", "hausdorff_rows", "mae", "nsd")
 _COMPAT_TOLERANCE = 3.0  # pixels
 _COMPAT_FACTOR = 0.95  # the paper's "multiplied by 95%"
 
@@ -226,104 +223,6 @@ def case_rows(
     return rows
 
 
-def summarize(
-    cases: Sequence[CaseRow], *, seed: int = 0, confidence: float = 0.95, resamples: int = 2000
-) -> dict[str, Any]:
-    """Means over the cases with percentile bootstrap intervals over patients.
-
-    A resample draws as many patients as there are, with replacement, each with all its cases;
-    all classes, metrics and blocks share the draws. With one patient the interval has no width.
-
-    Args:
-        cases: rows of `case_rows`, of any number of cases and classes.
-        seed: of the draws; equal seeds give equal intervals.
-        confidence: in (0, 1).
-        resamples: number of bootstrap draws.
-
-    Returns:
-        A JSON-serialisable mapping: "unit", "tolerance", "cases", "patients", "confidence",
-        "resamples", "seed"; "standard": {class: {"cases", "excluded" (both masks empty),
-        "misses", "false_alarms", and "dsc", "dsc_pooled", "hd95", "nsd", "mae", each {"mean",
-        "low", "high"}}}; "paper_compat" likewise where every row has it. With more than one
-        class "average" stands beside them: the mean of the classes' values. A value that no
-        case defines is None, and so is an average over it.
-
-    Raises:
-        ValueError: no cases, the same case and class twice, rows of different units or
-            tolerances, a class called "average", confidence outside (0, 1), no resamples.
-    """
-    unit, tolerance = _check_cases(cases)
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(
-            f"confidence {confidence} and resamples {resamples}; give one in (0, 1), one above 0"
-        )
-    patients = sorted({row["patient"] for row in cases})
-    rng = np.random.default_rng(seed)
-    shares = np.full(len(patients), 1 / len(patients))
-    draws = rng.multinomial(len(patients), shares, size=resamples).astype(np.float64)
-    classes: dict[str, list[CaseRow]] = {}
-    for row in cases:
-        classes.setdefault(row["class_name"], []).append(row)
-    summary: dict[str, Any] = {
-        "unit": unit,
-        "tolerance": tolerance,
-        "cases": len({row["case"] for row in cases}),
-        "patients": len(patients),
-        "confidence": confidence,
-        "resamples": resamples,
-        "seed": seed,
-    }
-    blocks: dict[str, Callable[[list[CaseRow]], dict[str, _Terms]]] = {"standard": _standard_terms}
-    if all("paper_compat" in row for row in cases):
-        blocks["paper_compat"] = _compat_terms
-    for block, terms in blocks.items():
-        values = {
-            name: {metric: _draw(term, patients, draws) for metric, term in terms(rows).items()}
-            for name, rows in classes.items()
-        }
-        summary[block] = {
-            name: {"cases": len(classes[name])} | _intervals(drawn, confidence)
-            for name, drawn in values.items()
-        }
-        if len(classes) > 1:
-            summary[block][AVERAGE] = _intervals(_average(list(values.values())), confidence)
-    for name, rows in classes.items():
-        summary["standard"][name] |= _empty_counts(rows)
-    return summary
-
-
-def format_table(summary: Mapping[str, Any]) -> str:
-    """Both blocks of `summarize` as aligned plain text, `mean [low, high]` per cell."""
-    unit, percent = summary["unit"], f"{100 * summary['confidence']:g}%"
-    head = f"mean [{percent} interval over {summary['patients']} patients]"
-    standard = {
-        "DSC": "dsc",
-        "pooled DSC": "dsc_pooled",
-        f"HD95 ({unit})": "hd95",
-        f"NSD at {summary['tolerance']:g} {unit}": "nsd",
-        "MAE": "mae",
-        "cases": "cases",
-        "excluded": "excluded",
-        "misses": "misses",
-        "false alarms": "false_alarms",
-    }
-    parts = [f"standard: {head}; excluded: no lesion in truth and prediction"]
-    parts += _table(summary["standard"], standard)
-    if "paper_compat" in summary:
-        compat = {
-            "DSC": "dsc",
-            "Dice, 256 thresholds": "dsc_256",
-            "Hausdorff x 0.95 (px)": "hausdorff",
-            "of rows x 0.95": "hausdorff_rows",
-            "NSD at 3 px": "nsd",
-            "MAE": "mae",
-            "cases": "cases",
-        }
-        parts += ["", f"paper_compat: {head}; only for comparison with the paper's tables"]
-        parts += _table(summary["paper_compat"], compat)
-    return "\n".join(parts)
-
-
 def _check_masks(truth: np.ndarray, prediction: np.ndarray) -> None:
     for name, mask in (("truth", truth), ("prediction", prediction)):
         if mask.dtype != np.bool_:
@@ -370,25 +269,6 @@ def _check_labels(labels: np.ndarray, what: str, classes: int) -> None:
         raise ValueError(
             f"{what} has labels {labels.min()} to {labels.max()}, expected 0 to {classes}"
         )
-
-
-def _check_cases(cases: Sequence[CaseRow]) -> tuple[str, float]:
-    """The one (unit, tolerance) of all rows."""
-    if not cases:
-        raise ValueError("no cases to summarise; the split is empty")
-    keys = [(row["case"], row["class_name"]) for row in cases]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"case {twice[0]} is there twice for class {twice[1]}; name cases apart")
-    if any(name == AVERAGE for _, name in keys):
-        raise ValueError(f"a class is called '{AVERAGE}', which names the mean of the classes")
-    units = sorted({(row["standard"]["unit"], row["standard"]["tolerance"]) for row in cases})
-    if len(units) > 1:
-        raise ValueError(
-            f"cases have different units or tolerances {units}; summarise those with and "
-            "without spacing apart"
-        )
-    return units[0]
 
 
 def _outcome(truth_size: int, prediction_size: int) -> Outcome:
@@ -449,98 +329,3 @@ def _boundary_nsd(truth: np.ndarray, prediction: np.ndarray, outcome: Outcome) -
     near_t = ndimage.distance_transform_edt(~edge_p)[edge_t] <= _COMPAT_TOLERANCE
     near_p = ndimage.distance_transform_edt(~edge_t)[edge_p] <= _COMPAT_TOLERANCE
     return float((near_t.sum() + near_p.sum()) / (near_t.size + near_p.size))
-
-
-# One (patient, numerator, denominator) per row; a metric is the sum of the numerators over the
-# sum of the denominators, so that a mean and a pooled Dice bootstrap alike.
-_Terms = list[tuple[str, float, float]]
-# (value of all cases, values of the resamples [B]); NaN where no case defines it.
-_Drawn = tuple[float, np.ndarray]
-
-
-def _standard_terms(rows: list[CaseRow]) -> dict[str, _Terms]:
-    terms: dict[str, _Terms] = {}
-    for metric in _STANDARD_METRICS:
-        values = [(row["patient"], row["standard"][metric]) for row in rows]  # type: ignore[literal-required]
-        terms[metric] = [(who, value, 1.0) for who, value in values if value is not None]
-    terms["dsc_pooled"] = [
-        (
-            row["patient"],
-            2.0 * row["standard"]["intersection"],
-            float(row["standard"]["truth_size"] + row["standard"]["prediction_size"]),
-        )
-        for row in rows
-    ]
-    return terms
-
-
-def _compat_terms(rows: list[CaseRow]) -> dict[str, _Terms]:
-    return {
-        metric: [(row["patient"], row["paper_compat"][metric], 1.0) for row in rows]
-        for metric in _COMPAT_METRICS
-    }
-
-
-def _draw(terms: _Terms, patients: list[str], draws: np.ndarray) -> _Drawn:
-    """Value over all cases and over each resample; `draws` is how often `[B, patients]`."""
-    place = {patient: index for index, patient in enumerate(patients)}
-    top, bottom = np.zeros(len(patients)), np.zeros(len(patients))
-    for patient, numerator, denominator in terms:
-        top[place[patient]] += numerator
-        bottom[place[patient]] += denominator
-    tops, bottoms = draws @ top, draws @ bottom
-    drawn = np.divide(tops, bottoms, out=np.full(len(draws), np.nan), where=bottoms > 0)
-    return (float(top.sum() / bottom.sum()) if bottom.any() else math.nan), drawn
-
-
-def _average(classes: list[dict[str, _Drawn]]) -> dict[str, _Drawn]:
-    return {
-        metric: (
-            float(np.mean([drawn[metric][0] for drawn in classes])),
-            np.mean([drawn[metric][1] for drawn in classes], axis=0),
-        )
-        for metric in classes[0]
-    }
-
-
-def _intervals(drawn: dict[str, _Drawn], confidence: float) -> dict[str, dict[str, float | None]]:
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    result: dict[str, dict[str, float | None]] = {}
-    for metric, (value, resampled) in drawn.items():
-        known = resampled[~np.isnan(resampled)]
-        if math.isnan(value) or not known.size:
-            result[metric] = {"mean": None, "low": None, "high": None}
-            continue
-        low, high = np.percentile(known, tails)
-        result[metric] = {"mean": value, "low": float(low), "high": float(high)}
-    return result
-
-
-def _empty_counts(rows: list[CaseRow]) -> dict[str, int]:
-    outcomes = [row["standard"]["outcome"] for row in rows]
-    return {
-        "excluded": outcomes.count("both_empty"),
-        "misses": outcomes.count("miss"),
-        "false_alarms": outcomes.count("false_alarm"),
-    }
-
-
-def _table(block: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
-    lines = [["class", *columns]]
-    for name, entry in block.items():
-        lines.append([name, *(_cell(entry.get(key, "")) for key in columns.values())])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-
-
-def _cell(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return str(value)
-    if value["mean"] is None:
-        return "-"
-    digits = 1 if value["mean"] >= 10 else 2 if value["mean"] >= 2 else 4
-    mean, low, high = (f"{value[key]:.{digits}f}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"

@@ -9,14 +9,9 @@ import pytest
 from scipy import ndimage
 
 from input_pipeline.components import Components
-from input_pipeline.lung_mask import (
-    LEFT,
-    RIGHT,
-    lung_sides,
-    lungmask_sides,
-    threshold_lung_mask,
-    volume_lung_mask,
-)
+from input_pipeline.lung_mask import threshold_lung_mask, volume_lung_mask
+from input_pipeline.lung_package import lungmask_sides
+from input_pipeline.lung_sides import LEFT, RIGHT, lung_sides
 from input_pipeline.readers import read_scan
 from tests.lungmask_stand_in import inferer
 from tests.phantom_chest import SHAPE, SPACING, chest, ellipsoid

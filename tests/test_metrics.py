@@ -19,11 +19,10 @@ from ssa_jax.metrics import (
     case_metrics,
     case_rows,
     dice_score,
-    format_table,
     paper_compat_metrics,
-    summarize,
     threshold_mean_dice,
 )
+from ssa_jax.summary import format_table, summarize
 
 SHAPES = [((32, 32), (0.6, 1.7)), ((12, 24, 20), (3.0, 0.7, 1.1))]
 

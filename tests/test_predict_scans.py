@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import covid_semiseg, ct_phantom
-from input_pipeline.lung_mask import LEFT, RIGHT
+from input_pipeline.lung_sides import LEFT, RIGHT
 from launch import command, predict, predict_scans, setup
 from ssa_jax.inference import Output
 from tests.phantom_chest import SPACING, chest

@@ -65,5 +65,4 @@ KINDS: dict[str, Callable[[argparse.ArgumentParser, list[str]], None]] = {
 }
 
 if __name__ == "__main__":
-    command.keep_memory()
     command.run(main, sys.argv[1:])
