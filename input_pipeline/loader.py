@@ -4,6 +4,7 @@ Chance depends on the seed and an example's place in the stream, never on the cl
 threads or the number of processes: N shards together see what one shard would see.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def eval_batches(
 ) -> Iterator[EvalBatch]:
     """All slices once, in their order, in batches of one size (the last padded with zeros).
 
-    While a batch is being used, a thread makes the next one.
+    While a batch is being used, a thread reads the next one, and as many as there are further
+    cores prepare its slices.
 
     Args:
         slices: slices, labelled or not.
@@ -124,14 +126,15 @@ def eval_batches(
 
     def make(start: int) -> EvalBatch:
         chosen = [slices[k] for k in range(start, min(start + batch_size, len(slices)))]
-        made = [prepare(item, preprocessing) for item in chosen]
+        made = list(workers.map(partial(prepare, p=preprocessing), chosen))
         image = np.zeros((batch_size, *made[0].image.shape), np.float32)
         image[: len(made)] = [item.image for item in made]
         return EvalBatch(image, chosen, [item.grid for item in made])
 
     if not slices:
         return
-    with ThreadPoolExecutor(max_workers=1) as reader:
+    cores = max(1, (os.cpu_count() or 1) - 1)  # one is left to whoever uses the batches
+    with ThreadPoolExecutor(cores) as workers, ThreadPoolExecutor(1) as reader:
         coming = reader.submit(make, 0)
         for start in range(batch_size, len(slices), batch_size):
             batch, coming = coming.result(), reader.submit(make, start)
