@@ -61,8 +61,8 @@ def measure(options: argparse.Namespace) -> None:
                     print(results.markdown(compared), flush=True)
                     rows += compared
     results.save(options.out, "spatial_conv", about, {"Speed": rows})
-    print(f"Compile time at {COMPILE_ROWS} rows, about a minute:", flush=True)
-    compiled = _compile_times()
+    print(f"Compile time at {COMPILE_ROWS} rows, one or two minutes:", flush=True)
+    compiled = _compile_times(options.unrolls)
     print(results.markdown(compiled))
     tables = {"Speed": rows, "Compile time over rows": compiled}
     results.save(options.out, "spatial_conv", about, tables)
@@ -205,14 +205,14 @@ def _torch_runs(
     return torch_twin.spatial_conv_runs(x, kernels, dtype, backward=direction == BOTH)
 
 
-def _compile_times() -> list[dict[str, Any]]:
+def _compile_times(unrolls: list[int]) -> list[dict[str, Any]]:
     """Compile time of forward and backward over square maps of growing size."""
     rows = []
     for side in COMPILE_ROWS:
         x = jax.ShapeDtypeStruct((1, side, side, COMPILE_CHANNELS), jnp.float32)
         kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
         kernels = {name: kernel for name, _, _ in PASSES}
-        for name, function in _forms(BOTH, [1]).items():
+        for name, function in _forms(BOTH, unrolls).items():
             start = time.perf_counter()
             compiled = jax.jit(function).lower(x, kernels, x).compile()
             rows.append(
