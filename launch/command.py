@@ -4,6 +4,7 @@ What a user can mend is one line on standard error and exit status 2.
 """
 
 import argparse
+import ast
 import ctypes
 import os
 import platform
@@ -43,7 +44,9 @@ def run(main: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # JAX, interrupted while it compiles, crashes at Python's shutdown
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(0)
@@ -118,8 +121,11 @@ def _read_config(file: str, overrides: list[str]) -> ConfigDict:
         reason = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
         raise ValueError(reason) from error
     except (KeyError, AttributeError) as error:
+        reason = str(error.args[0])
+        if reason[:1] == reason[-1:] and reason[:1] in ("'", '"'):  # a message within a message
+            reason = ast.literal_eval(reason)
         raise ValueError(
-            f"--config: no such field ({error.args[0]}); configs/base.py names them all"
+            f"--config: no such field ({reason}); configs/base.py names them all"
         ) from error
     except (flags.Error, TypeError) as error:
         raise ValueError(f"--config: {error}") from error

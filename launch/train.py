@@ -192,6 +192,8 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
     asked: list[int] = []
 
     def handle(number: int, _: object) -> None:
+        if not asked:
+            print("Stopping after this step; Ctrl-C stops at once.", file=sys.stderr, flush=True)
         asked.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

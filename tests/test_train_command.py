@@ -137,7 +137,11 @@ def test_sigterm_before_training_interrupts_with_a_word():
 def test_killed_and_resumed_it_ends_with_the_same_bits(killing, undisturbed, tmp_path):
     status, errors = killing.killed(tmp_path, signal.SIGTERM, step=4)
     assert status == command.INTERRUPTED, errors
-    assert re.fullmatch(r"Stopped at step \d+; the same command goes on from there\.\n", errors)
+    assert re.fullmatch(
+        r"Stopping after this step; Ctrl-C stops at once\.\n"
+        r"Stopped at step \d+; the same command goes on from there\.\n",
+        errors,
+    )
     status, errors = killing.killed(tmp_path, signal.SIGKILL, step=8)
     assert status == -signal.SIGKILL, errors
     killing.to_the_end(tmp_path)
@@ -164,7 +168,7 @@ def refused(capsys, given: list[str], text: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"train.epoch": 3}, "no such field"),
+        ({"train.epoch": 3}, "no such field ('epoch' Did you mean"),
         ({"train.epochs": "many"}, "epochs"),
         ({"data.image_size": 100}, "image_size is 100, expected a positive multiple of 32"),
         ({"data.lung_mask": "guess"}, "lung_mask is 'guess'"),
