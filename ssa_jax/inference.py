@@ -90,9 +90,8 @@ def most_probable(prob: np.ndarray) -> np.ndarray:
       uint8 `[...]`; a tie goes to the lower class.
     """
     best, labels = prob[..., 0], np.zeros(prob.shape[:-1], np.uint8)
-    for index in range(
-        1, prob.shape[-1]
-    ):  # np.argmax along a short last axis takes 5 times as long
+    # np.argmax along a short last axis takes several times as long.
+    for index in range(1, prob.shape[-1]):
         labels = np.where(prob[..., index] > best, np.uint8(index), labels)
         best = np.maximum(best, prob[..., index])
     return labels
