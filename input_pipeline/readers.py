@@ -50,7 +50,7 @@ def read_scan(
     if stated is None:
         raise ValueError(
             f"{path}: the format does not say whether values are Hounsfield units or grey values; "
-            f"state the intensity, 'hu' or 'uint8'"
+            f"state the intensity: --intensity hu, or windowed (launch.predict) for grey values"
         )
     check_intensity(stated)
     if fixed is not None and stated != fixed:

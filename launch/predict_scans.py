@@ -230,8 +230,8 @@ def _in_words(row: Mapping[str, Any], names: Sequence[str]) -> str:
     if not row["lung_ml"]:
         return "no lung found; the mask is empty"
     parts = [f"lungs {row['lung_ml']:.0f} mL"]
-    for name in names:
-        inside = f"{row[f'{name}_share_of_lung']:.1%} of the lungs"
+    for name in names:  # lesion outside the lungs counts in mL only
+        inside = f"fills {row[f'{name}_share_of_lung']:.1%} of the lungs"
         parts.append(f"{name} {row[f'{name}_ml']:.1f} mL ({inside})")
     if row["dropped_ml"]:
         parts.append(f"{row['dropped_ml']:.1f} mL that touched no lung dropped")

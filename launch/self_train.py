@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, config = command.parse_with_config(parser, arguments)
     summary = self_train(config, options.workdir, quiet=options.quiet)
+    best = options.workdir / f"round_{summary['best_round']:02d}"
     print(f"\nBest round: {summary['best_round']} of {summary['rounds']}.")
+    print(f"Its network: --workdir {best} --which last, for launch.predict and launch.evaluate.")
     if summary[TEST] is not None:
         print(f"{TEST} split, network of round {summary['best_round']}:")
         print(format_table(summary[TEST]))
