@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from launch import setup
 from launch.curves import rounds_figure
 from launch.writer import replacing
 from ssa_jax.summary import AVERAGE, format_table
@@ -82,7 +83,7 @@ def write_report(
     if summary and summary["test"]:
         parts += [f"<h2>Test, round {best}</h2>", _pre(format_table(summary["test"]))]
         parts += [_image(workdir / "test" / "pictures.png", "test slices")]
-    parts += [_round(workdir / f"round_{row['round']:02d}", row["round"]) for row in rows]
+    parts += [_round(setup.round_folder(workdir, row["round"]), row["round"]) for row in rows]
     parts += ["<h2>Configuration</h2>", _pre(json.dumps(config.to_dict(), indent=1))]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -111,7 +112,7 @@ def _cells(workdir: Path, row: Mapping[str, Any], names: Sequence[str]) -> list[
         _joined(list(row["weight"].values()), 1, 2),
         f"{row['weight_sum']:.2f}",
         _joined(scores, 1, 3),
-        f"{_minutes(workdir / f'round_{number:02d}'):.1f}",
+        f"{_minutes(setup.round_folder(workdir, number)):.1f}",
     ]
 
 

@@ -296,7 +296,7 @@ class Rounds:
         return setup.trained_variables(self._config, self._folder(number), "last")
 
     def _folder(self, number: int) -> Path:
-        return self._workdir / f"round_{number:02d}"
+        return setup.round_folder(self._workdir, number)
 
 
 def pseudo_labels(

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, config = command.parse_with_config(parser, arguments)
     summary = self_train(config, options.workdir, quiet=options.quiet)
-    best = options.workdir / f"round_{summary['best_round']:02d}"
+    best = setup.round_folder(options.workdir, summary["best_round"])
     print(f"\nBest round: {summary['best_round']} of {summary['rounds']}.")
     print(f"Its network: --workdir {best} --which last, for launch.predict and launch.evaluate.")
     if summary[TEST] is not None:
@@ -138,7 +138,7 @@ def _test_once(config: ConfigDict, workdir: Path, best: int, quiet: bool) -> dic
     if TEST not in _splits(config) or config.data.validation_split == TEST:
         return None
     if not path.exists():
-        folder = workdir / f"round_{best:02d}"
+        folder = setup.round_folder(workdir, best)
         evaluate(
             config, folder, TEST, which="last", out=path.parent, pictures=PICTURES, quiet=quiet
         )

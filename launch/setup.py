@@ -282,3 +282,8 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def round_folder(workdir: Path, number: int) -> Path:
+    """The workdir of one round of `launch.self_train`."""
+    return workdir / f"round_{number:02d}"
