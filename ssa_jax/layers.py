@@ -2,9 +2,10 @@
 
 XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU; the
 forms here give the same numbers from operations that every backend has fast. Their one
-choice by backend is `_minimal_filtering_pays`.
+choice by backend is in `_convolve`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,14 @@ from ssa_jax.winograd import Padding, filtered
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-# Multiplications of a kernel tap over a batch from which the CPU uses `winograd.filtered`. It was
-# faster on nearly every map measured; smaller ones mostly compile longer (docs/performance.md).
-MINIMAL_FILTERING_WORK = 2**22
+# On the CPU `winograd.filtered` is used from so many positions (pixels times batch) on, below which
+# transforming the kernel costs more than it saves, and so many multiplications of a kernel tap,
+# below which it is not worth the longer compilation (docs/performance.md).
+FILTERED_POSITIONS = 129
+FILTERED_WORK = 2**22
+# Channels below which a map counts as narrow. XLA's convolutions leave most of the CPU idle where
+# the output is narrow; gathered windows of a narrow input are mostly copying.
+NARROW = 16
 
 
 def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
@@ -42,9 +48,15 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _convolve(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
-    """With `padding` zeros before and after both axes, by the faster of two ways."""
-    if stride == 1 and _minimal_filtering_pays(x, kernel):
-        return filtered(x, kernel, padding)
+    """With `padding` zeros before and after both axes, by the fastest way (docs/performance.md)."""
+    if jax.default_backend() == "cpu" and x.dtype == jnp.float32:
+        channels, features = kernel.shape[2:]
+        if stride == 1 and features < NARROW:
+            return _by_taps(x, kernel, padding)
+        if stride == 1 and _minimal_filtering_pays(x, kernel):
+            return filtered(x, kernel, padding)
+        if channels >= NARROW:
+            return _by_windows(x, kernel, padding, stride)
     if padding[0] != padding[1]:  # given to the convolution itself, it makes XLA's gradient slow
         x, padding = jnp.pad(x, ((0, 0), padding, padding, (0, 0))), (0, 0)
     return lax.conv_general_dilated(
@@ -53,15 +65,43 @@ def _convolve(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Arr
 
 
 def _minimal_filtering_pays(x: Array, kernel: Array) -> bool:
-    _, height, width, _ = x.shape
+    batch, height, width, channels = x.shape
+    positions = batch * height * width
     return (
-        jax.default_backend() == "cpu"
-        and kernel.shape[0] in (2, 3)
-        and x.dtype == jnp.float32
+        kernel.shape[0] in (2, 3)
         and height % 2 == 0
         and width % 2 == 0
-        and x.size * kernel.shape[-1] >= MINIMAL_FILTERING_WORK
+        and positions >= FILTERED_POSITIONS
+        and positions * channels * kernel.shape[-1] >= FILTERED_WORK
     )
+
+
+def _by_taps(x: Array, kernel: Array, padding: Padding) -> Array:
+    """One matmul that makes what every tap contributes, then a sum of shifted maps."""
+    size, _, channels, features = kernel.shape
+    before, after = padding
+    products = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    products = products.reshape(*x.shape[:3], size, size, features)
+
+    def shifted(i: int, j: int) -> Array:
+        rows, columns = ((before - tap, after - size + 1 + tap, 0) for tap in (i, j))
+        zero = jnp.zeros((), x.dtype)
+        return lax.pad(products[:, :, :, i, j], zero, ((0, 0, 0), rows, columns, (0, 0, 0)))
+
+    return functools.reduce(jnp.add, (shifted(i, j) for i in range(size) for j in range(size)))
+
+
+def _by_windows(x: Array, kernel: Array, padding: Padding, stride: int) -> Array:
+    """One matmul over the gathered windows."""
+    size, _, channels, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    rows, columns = (side - size + 1 for side in x.shape[1:3])
+    taps = [
+        x[:, i : i + rows : stride, j : j + columns : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(size * size * channels, features)
 
 
 class Conv(nn.Module):

@@ -126,7 +126,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (batch_stats, terms, logits)), gradients = gradient_of(state.params, state, batch)
-        gradients = jax.lax.pmean(gradients, AXIS)
+        gradients = _over_devices(gradients)
         metrics = TrainMetrics.single_from_model_output(
             loss=loss,
             gradient_norm=optax.tree.norm(gradients),
@@ -146,6 +146,11 @@ def make_train_step(
         return state, jax.lax.psum(metrics, AXIS)
 
     return step
+
+
+def _over_devices(gradients: Any) -> Any:
+    """Their mean; on a single device XLA would copy them all for nothing."""
+    return jax.lax.pmean(gradients, AXIS) if jax.lax.axis_size(AXIS) > 1 else gradients
 
 
 def total_loss(

@@ -15,24 +15,44 @@ from jax import Array, lax
 Matrix = tuple[tuple[float, ...], ...]
 Padding = tuple[int, int]  # rows (and columns) of zeros before and after
 
-# Y = A^T [(G g G^T) . (B^T d B)] A (Lavin and Gray, section 4.1), by the kernel's size.
-INPUT: dict[int, Matrix] = {  # B^T
-    2: ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
-    3: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+# Y = A^T [(G g G^T) . (B^T d B)] A (Lavin and Gray, section 4.1), by outputs of a tile along each
+# axis and kernel size.
+INPUT: dict[tuple[int, int], Matrix] = {  # B^T
+    (2, 2): ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
+    (2, 3): ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    (4, 3): (
+        (4, 0, -5, 0, 1, 0),
+        (0, -4, -4, 1, 1, 0),
+        (0, 4, -4, -1, 1, 0),
+        (0, -2, -1, 2, 1, 0),
+        (0, 2, -1, -2, 1, 0),
+        (0, 4, 0, -5, 0, 1),
+    ),
 }
-KERNEL: dict[int, Matrix] = {  # G
-    2: ((1, 0), (1, 1), (0, 1)),
-    3: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+KERNEL: dict[tuple[int, int], Matrix] = {  # G
+    (2, 2): ((1, 0), (1, 1), (0, 1)),
+    (2, 3): ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+    (4, 3): (
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
 }
-OUTPUT: dict[int, Matrix] = {  # A^T
-    2: ((1, 1, 0), (0, 1, 1)),
-    3: ((1, 1, 1, 0), (0, 1, -1, -1)),
+OUTPUT: dict[tuple[int, int], Matrix] = {  # A^T
+    (2, 2): ((1, 1, 0), (0, 1, 1)),
+    (2, 3): ((1, 1, 1, 0), (0, 1, -1, -1)),
+    (4, 3): (
+        (1, 1, 1, 1, 1, 0),
+        (0, 1, -1, 2, -2, 0),
+        (0, 1, 1, 4, 4, 0),
+        (0, 1, -1, 8, -8, 1),
+    ),
 }
 TILE = 2  # outputs of a tile along each axis
-# Output channels below which the value is made by a direct convolution, as transforming the input
-# costs more than it saves; the gradients are filtered all the same (measured for the last layer,
-# docs/performance.md).
-NARROW = 16
+LARGE_TILE = 4
 
 Grid = list[list[Array]]  # by row and column of a tile or a kernel
 
@@ -50,11 +70,9 @@ def filtered(x: Array, kernel: Array, padding: Padding) -> Array:
       `[B, H + before + after - k + 1, W + before + after - k + 1, F]`; rounding differs from a
       direct convolution's by a few parts in 10^7.
     """
-    size, _, _, features = kernel.shape
-    if features < NARROW:
-        edges, axes = (padding, padding), ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (1, 1), edges, dimension_numbers=axes)
-    return _by_matmuls(_padded(x, padding), _transformed(KERNEL[size], _taps(kernel)), 0)
+    return _by_matmuls(
+        _padded(x, padding), _transformed(KERNEL[TILE, kernel.shape[0]], _taps(kernel)), 0
+    )
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
@@ -65,17 +83,26 @@ def _backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> 
     x, kernel = saved
     size = kernel.shape[0]
     # The kernel turned by 180 degrees; contracting its outputs spares a copy with swapped axes.
-    turned = _transformed(KERNEL[size], _taps(kernel[::-1, ::-1]))
+    turned = _transformed(KERNEL[TILE, size], _taps(kernel[::-1, ::-1]))
     before, after = (size - 1 - zeros for zeros in padding)
     dx = _by_matmuls(_padded(gradient, (before, after)), turned, 1)
-    products = _transformed(_transpose(OUTPUT[size]), _pixels(gradient))
-    windows = _transformed(INPUT[size], _windows(_padded(x, padding), size))
+    return dx, _kernel_gradient(_padded(x, padding), gradient, size)
+
+
+def _kernel_gradient(x: Array, gradient: Array, size: int) -> Array:
+    """The kernel's gradient from padded `x`, by larger tiles where they fit."""
+    batch, height, width, features = gradient.shape
+    divides = height % LARGE_TILE == width % LARGE_TILE == 0
+    tiles = batch * (height // LARGE_TILE) * (width // LARGE_TILE)
+    tile = LARGE_TILE if size == 3 and divides and tiles >= features else TILE
+    products = _transformed(_transpose(OUTPUT[tile, size]), _pixels(gradient, tile))
+    windows = _transformed(INPUT[tile, size], _windows(x, size, tile))
     of_points = [
         [_matmul(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), 0, 0) for a, b in pairs]
         for pairs in map(zip, windows, products)
     ]
-    taps = _transformed(_transpose(KERNEL[size]), of_points)
-    return dx, jnp.stack([jnp.stack(row) for row in taps])
+    taps = _transformed(_transpose(KERNEL[tile, size]), of_points)
+    return jnp.stack([jnp.stack(row) for row in taps])
 
 
 filtered.defvjp(_forward, _backward)
@@ -85,12 +112,12 @@ def _by_matmuls(x: Array, kernels: Grid, channels_axis: int) -> Array:
     """Multiply the transformed windows of padded `x` by the transformed kernels, transform back."""
     size = len(kernels) + 1 - TILE
     batch, rows, columns, channels = x.shape
-    windows = _transformed(INPUT[size], _windows(x, size))
+    windows = _transformed(INPUT[TILE, size], _windows(x, size, TILE))
     products = [
         [_matmul(a.reshape(-1, channels), b, 1, channels_axis) for a, b in pairs]
         for pairs in map(zip, windows, kernels)
     ]
-    made = _transformed(OUTPUT[size], products)
+    made = _transformed(OUTPUT[TILE, size], products)
     y = jnp.stack([jnp.stack(row, axis=1) for row in made], axis=1)  # [tiles, 2, 2, F]
     height, width = rows - size + 1, columns - size + 1
     y = y.reshape(batch, height // TILE, width // TILE, TILE, TILE, -1)
@@ -107,21 +134,21 @@ def _padded(x: Array, padding: Padding) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), edge, edge, (0, 0, 0)))
 
 
-def _windows(x: Array, size: int) -> Grid:
-    """Pixel (i, j) of the windows of the 2x2 tiles of outputs: `[B, rows, columns, C]` each."""
+def _windows(x: Array, size: int, tile: int) -> Grid:
+    """Pixel (i, j) of the windows of the tiles of outputs: `[B, rows, columns, C]` each."""
     batch, height, width, channels = x.shape
-    points = size + TILE - 1
+    points = size + tile - 1
 
     def pixel(i: int, j: int) -> Array:
         stop = (batch, height - points + i + 1, width - points + j + 1, channels)
-        return lax.slice(x, (0, i, j, 0), stop, (1, TILE, TILE, 1))
+        return lax.slice(x, (0, i, j, 0), stop, (1, tile, tile, 1))
 
     return [[pixel(i, j) for j in range(points)] for i in range(points)]
 
 
-def _pixels(y: Array) -> Grid:
-    """Pixel (i, j) of each 2x2 tile: `[B, H/2, W/2, F]` each."""
-    return [[y[:, i::TILE, j::TILE] for j in range(TILE)] for i in range(TILE)]
+def _pixels(y: Array, tile: int) -> Grid:
+    """Pixel (i, j) of each tile: `[B, H / tile, W / tile, F]` each."""
+    return [[y[:, i::tile, j::tile] for j in range(tile)] for i in range(tile)]
 
 
 def _taps(kernel: Array) -> Grid:

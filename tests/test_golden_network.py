@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssa_jax import layers
 from ssa_jax.attention import attention_loss_terms
 from ssa_jax.model import SSANet
 from ssa_jax.torch_weights import convert, torch_name
@@ -71,12 +70,14 @@ def test_inference_mode(variables, theirs):
     np.testing.assert_allclose(dice, theirs["eval_dice_loss"], rtol=1e-4)
 
 
-# Direct convolutions, one operation after the other as in PyTorch, meet 1e-3. Minimal filtering and
-# a compiled step round in another order, see `check_gradient_norms`.
-@pytest.mark.parametrize(("filtering", "tolerance"), [(False, 1e-3), (True, 3e-3)])
-def test_training_mode_and_gradients(monkeypatch, variables, theirs, filtering, tolerance):
-    if not filtering:
-        monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 10**18)
+# Direct convolutions, one operation after the other as in PyTorch, meet 1e-3. The CPU's forms round
+# in another order, see `check_gradient_norms`.
+BY_BACKEND = pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1e-3), ("cpu", 4e-3)])
+
+
+@BY_BACKEND
+def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend, tolerance):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params = variables["params"]
 
     def total(params):
@@ -84,27 +85,31 @@ def test_training_mode_and_gradients(monkeypatch, variables, theirs, filtering, 
         return dice + 0.1 * terms.sum(), logits
 
     gradient_of = jax.value_and_grad(total, has_aux=True)
-    (loss, logits), gradients = (jax.jit(gradient_of) if filtering else gradient_of)(params)
+    (loss, logits), gradients = (jax.jit(gradient_of) if backend == "cpu" else gradient_of)(params)
     prob = jax.nn.sigmoid(logits)
     assert golden.relative_error(prob, golden.nhwc(theirs["train_prob"])) < 1e-4
     np.testing.assert_allclose(loss, theirs["train_total_loss"], rtol=1e-4)
     check_gradient_norms(gradients, theirs, "train_grad_norms", tolerance)
 
 
-def test_gradients_of_the_attention_loss_alone(variables, theirs):
+@BY_BACKEND
+def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, backend, tolerance):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
     def distill(params):
         return losses(params, variables, theirs)[1].sum()
 
     loss, gradients = jax.jit(jax.value_and_grad(distill))(variables["params"])
     np.testing.assert_allclose(loss, theirs["train_distill"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "distill_grad_norms", 1e-3)
+    check_gradient_norms(gradients, theirs, "distill_grad_norms", tolerance)
 
 
 def check_gradient_norms(gradients, theirs, which, tolerance):
     """Norms agree to `tolerance`, except those that are zero in exact arithmetic.
 
-    Computed in float64, our norms of the whole loss differ from the published float32 ones by up to
-    2.4e-3: that much is rounding, which depends on the order of operations.
+    Computed in float64, our norms differ from the published float32 ones by up to 2.4e-3: that much
+    is rounding, which depends on the order of operations. The CPU's forms in float32 are up to
+    3.9e-3 (root mean square 9e-4) from float64, direct convolutions 2.3e-3 (6e-4).
 
     A bias right before a BatchNorm has no gradient but rounding: its norm is far below the rest.
     """

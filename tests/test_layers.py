@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssa_jax import layers
-from ssa_jax.layers import TransposedConv, double_resolution, max_pool
+from ssa_jax.layers import TransposedConv, convolution, double_resolution, max_pool
 from ssa_jax.winograd import filtered as winograd
 
 
@@ -41,11 +41,73 @@ def library(x, kernel):
     )
 
 
+FORMS = ("filtered", "_by_taps", "_by_windows")
+
+
+@pytest.fixture
+def forms(monkeypatch):
+    """The names of the forms that convolutions were made by; sizes of the network's last stages."""
+    used = []
+
+    def watched(name, form):
+        return lambda *given: used.append(name) or form(*given)
+
+    for name in FORMS:
+        monkeypatch.setattr(layers, name, watched(name, getattr(layers, name)))
+    monkeypatch.setattr(layers, "NARROW", 2)
+    monkeypatch.setattr(layers, "FILTERED_POSITIONS", 4 * 8 * 8)
+    monkeypatch.setattr(layers, "FILTERED_WORK", 4 * 8 * 8 * 2 * 3)
+    return used
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "size", "stride", "dtype", "form"),
+    [
+        ((4, 8, 8, 2), 3, 3, 1, np.float32, "filtered"),
+        ((3, 8, 8, 4), 3, 3, 1, np.float32, "_by_windows"),  # few positions
+        ((4, 8, 8, 2), 2, 3, 1, np.float32, "_by_windows"),  # little work
+        ((4, 9, 8, 2), 3, 3, 1, np.float32, "_by_windows"),
+        ((4, 8, 9, 2), 3, 3, 1, np.float32, "_by_windows"),
+        ((4, 8, 8, 2), 3, 3, 2, np.float32, "_by_windows"),
+        ((4, 9, 7, 2), 3, 3, 2, np.float32, "_by_windows"),
+        ((4, 8, 8, 2), 3, 5, 1, np.float32, "_by_windows"),
+        ((4, 8, 8, 2), 1, 3, 1, np.float32, "_by_taps"),
+        ((2, 5, 4, 3), 1, 5, 1, np.float32, "_by_taps"),
+        ((4, 8, 8, 2), 1, 3, 2, np.float32, "_by_windows"),
+        ((4, 8, 8, 1), 3, 7, 2, np.float32, None),  # narrow input
+        ((4, 8, 8, 2), 3, 3, 1, jnp.bfloat16, None),
+        ((4, 8, 8, 2), 3, 1, 2, np.float32, None),
+    ],
+)
+def test_convolution(monkeypatch, forms, shape, features, size, stride, dtype, form):
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.standard_normal(shape), dtype)
+    kernel = jnp.asarray(rng.standard_normal((size, size, shape[-1], features)), dtype)
+
+    def library(x, kernel):
+        edges, axes = ((size // 2,) * 2,) * 2, ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, edges, dimension_numbers=axes)
+
+    y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, stride), x, kernel)
+    assert forms == ([form] if form else [])
+    expected, library_pullback = jax.vjp(library, x, kernel)
+    tolerance = 1e-4 if dtype == np.float32 else 5e-2
+    np.testing.assert_allclose(*map(np.float32, (y, expected)), rtol=tolerance, atol=tolerance)
+    cotangent = jnp.cos(expected)
+    for pair in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
+        np.testing.assert_allclose(*map(np.float32, pair), rtol=tolerance, atol=10 * tolerance)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    forms.clear()
+    convolution(x, kernel, stride)
+    assert not forms
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 4, 6, 4)])
 @pytest.mark.parametrize("size", [3, 4])
 def test_double_resolution(monkeypatch, size, shape):
     filtered = []
-    monkeypatch.setattr(layers, "MINIMAL_FILTERING_WORK", 0)
+    for threshold in ("FILTERED_WORK", "FILTERED_POSITIONS"):
+        monkeypatch.setattr(layers, threshold, 0)
     monkeypatch.setattr(layers, "filtered", lambda *given: filtered.append(1) or winograd(*given))
     rng = np.random.default_rng(size)
     x = rng.standard_normal(shape, np.float32)
