@@ -1,8 +1,8 @@
 """Convolutions and pooling in the forms that are fast on the backend at hand.
 
 XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU; the
-forms here give the same numbers from operations that every backend has fast. Their one
-choice by backend is in `_convolve`.
+forms here give the same numbers, up to rounding, from operations that are fast. `_convolve` alone
+chooses by backend.
 """
 
 import functools
@@ -20,12 +20,13 @@ from ssa_jax.winograd import Padding, filtered
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-# On the CPU `winograd.filtered` is used from so many positions (pixels times batch) on, below which
-# transforming the kernel costs more than it saves, and so many multiplications of a kernel tap,
-# below which it is not worth the longer compilation (docs/performance.md).
+# Least map for `winograd.filtered` on the CPU (docs/performance.md). With fewer positions (pixels
+# times batch) transforming the kernel costs more than it saves. With less work (multiplications of
+# one kernel tap) the longer compilation is not worth it.
 FILTERED_POSITIONS = 129
 FILTERED_WORK = 2**22
-# Channels below which a map counts as narrow. XLA's convolutions leave most of the CPU idle where
+# Channels below which a map counts as narrow: it tells the network's input and output (1 to 3
+# channels measured) from everything between. XLA's convolutions leave most of the CPU idle where
 # the output is narrow; gathered windows of a narrow input are mostly copying.
 NARROW = 16
 

@@ -1,8 +1,9 @@
 """Convolutions by minimal filtering (Winograd; Lavin and Gray, CVPR 2016).
 
 Four outputs of a 3x3 convolution take 36 multiplications per channel pair; transformed, 16, which
-are 16 matmuls over all 2x2 tiles: F(2x2, 3x3). With a 2x2 kernel 9 replace 16: F(2x2, 2x2). XLA's
-matmuls on the CPU are fast whatever their width, its convolutions only from 128 output channels on.
+are 16 matmuls over all 2x2 tiles: F(2x2, 3x3). With a 2x2 kernel 9 replace 16: F(2x2, 2x2). Large
+maps' kernel gradients take 36 instead of 144: F(4x4, 3x3). XLA's matmuls on the CPU are fast
+whatever their width, its convolutions only from 128 output channels on.
 """
 
 from functools import partial
@@ -68,7 +69,8 @@ def filtered(x: Array, kernel: Array, padding: Padding) -> Array:
 
     Returns:
       `[B, H + before + after - k + 1, W + before + after - k + 1, F]`; rounding differs from a
-      direct convolution's by a few parts in 10^7.
+      direct convolution's by a few parts in 10^7, that of a kernel gradient by larger tiles by a
+      few parts in 10^6.
     """
     return _by_matmuls(
         _padded(x, padding), _transformed(KERNEL[TILE, kernel.shape[0]], _taps(kernel)), 0
@@ -90,7 +92,10 @@ def _backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> 
 
 
 def _kernel_gradient(x: Array, gradient: Array, size: int) -> Array:
-    """The kernel's gradient from padded `x`, by larger tiles where they fit."""
+    """The kernel's gradient from padded `x`, by larger tiles where they pay.
+
+    With fewer tiles than output channels, writing the 36 products costs more than they save.
+    """
     batch, height, width, features = gradient.shape
     divides = height % LARGE_TILE == width % LARGE_TILE == 0
     tiles = batch * (height // LARGE_TILE) * (width // LARGE_TILE)

@@ -70,8 +70,8 @@ def test_inference_mode(variables, theirs):
     np.testing.assert_allclose(dice, theirs["eval_dice_loss"], rtol=1e-4)
 
 
-# Direct convolutions, one operation after the other as in PyTorch, meet 1e-3. The CPU's forms round
-# in another order, see `check_gradient_norms`.
+# The forms of other backends, run on the CPU, and the CPU's own, which round in another order, see
+# `check_gradient_norms`.
 BY_BACKEND = pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1e-3), ("cpu", 4e-3)])
 
 
@@ -105,17 +105,19 @@ def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, b
 
 
 def check_gradient_norms(gradients, theirs, which, tolerance):
-    """Norms agree to `tolerance`, except those that are zero in exact arithmetic.
+    """Norms agree to `tolerance`, except those that are zero in exact arithmetic, and to 1e-3 on
+    average (root mean square).
 
-    Computed in float64, our norms differ from the published float32 ones by up to 2.4e-3: that much
-    is rounding, which depends on the order of operations. The CPU's forms in float32 are up to
-    3.9e-3 (root mean square 9e-4) from float64, direct convolutions 2.3e-3 (6e-4).
+    The published float32 norms of either loss are up to 2.4e-3 from ours computed in float64: that
+    much is rounding, which depends on the order of operations. Seen in float32 on one machine: the
+    CPU's forms are up to 3.3e-3 (on average 7e-4) from the published norms, other backends' up to
+    2.0e-3 when compiled.
 
     A bias right before a BatchNorm has no gradient but rounding: its norm is far below the rest.
     """
     expected = dict(zip(theirs["train_grad_names"].tolist(), theirs[which], strict=True))
     largest = max(expected.values())
-    seen = set()
+    seen, errors = set(), []
     for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
         name = torch_name(path, "published")
         seen.add(name)
@@ -125,4 +127,7 @@ def check_gradient_norms(gradients, theirs, which, tolerance):
             norm,
             expected[name],
         )
+        if expected[name] > 1e-5 * largest:
+            errors.append((norm - expected[name]) / expected[name])
     assert seen == set(expected)
+    assert np.sqrt(np.mean(np.square(errors))) < 1e-3

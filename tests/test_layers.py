@@ -8,7 +8,6 @@ import pytest
 
 from ssa_jax import layers
 from ssa_jax.layers import TransposedConv, convolution, double_resolution, max_pool
-from ssa_jax.winograd import filtered as winograd
 
 
 def scatter(x, kernel):
@@ -46,7 +45,7 @@ FORMS = ("filtered", "_by_taps", "_by_windows")
 
 @pytest.fixture
 def forms(monkeypatch):
-    """The names of the forms that convolutions were made by; sizes of the network's last stages."""
+    """The names of the forms that ran; their thresholds are lowered to the sizes below."""
     used = []
 
     def watched(name, form):
@@ -58,6 +57,33 @@ def forms(monkeypatch):
     monkeypatch.setattr(layers, "FILTERED_POSITIONS", 4 * 8 * 8)
     monkeypatch.setattr(layers, "FILTERED_WORK", 4 * 8 * 8 * 2 * 3)
     return used
+
+
+@pytest.mark.parametrize(
+    ("shape", "narrow", "form"),
+    [
+        ((2, 3, 5, 4), 2, "_by_windows"),
+        ((2, 3, 5, 4), 100, "_by_taps"),
+        ((2, 3, 5, 4), 5, None),  # narrow input, wide output
+        ((2, 4, 6, 4), 2, "filtered"),
+    ],
+)
+@pytest.mark.parametrize("size", [3, 4])
+def test_double_resolution(monkeypatch, forms, size, shape, narrow, form):
+    monkeypatch.setattr(layers, "NARROW", narrow)
+    monkeypatch.setattr(layers, "FILTERED_POSITIONS", 0)
+    monkeypatch.setattr(layers, "FILTERED_WORK", 0)
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal(shape, np.float32)
+    kernel = rng.standard_normal((size, size, 4, 6), np.float32)
+    y, pullback = jax.vjp(double_resolution, x, kernel)
+    assert forms == ([form] if form else [])
+    np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
+    expected, library_pullback = jax.vjp(library, x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
+    for ours, theirs in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -100,26 +126,6 @@ def test_convolution(monkeypatch, forms, shape, features, size, stride, dtype, f
     forms.clear()
     convolution(x, kernel, stride)
     assert not forms
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 4, 6, 4)])
-@pytest.mark.parametrize("size", [3, 4])
-def test_double_resolution(monkeypatch, size, shape):
-    filtered = []
-    for threshold in ("FILTERED_WORK", "FILTERED_POSITIONS"):
-        monkeypatch.setattr(layers, threshold, 0)
-    monkeypatch.setattr(layers, "filtered", lambda *given: filtered.append(1) or winograd(*given))
-    rng = np.random.default_rng(size)
-    x = rng.standard_normal(shape, np.float32)
-    kernel = rng.standard_normal((size, size, 4, 6), np.float32)
-    y, pullback = jax.vjp(double_resolution, x, kernel)
-    assert bool(filtered) == (shape[1] % 2 == 0)
-    np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
-    expected, library_pullback = jax.vjp(library, x, kernel)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-    cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
-    for ours, theirs in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_transposed_conv_adds_its_bias_and_refuses_other_sizes():

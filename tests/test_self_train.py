@@ -117,7 +117,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(source, cache, tmp_path_factory) -> tuple[Path, str, float]:
-    """A finished workdir, what was printed, and the seconds a second run takes at full speed."""
+    """A finished workdir, what was printed, and the seconds of its rounds, compiling included."""
     process = start(source, workdir := tmp_path_factory.mktemp("whole"), cache)
     printed, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors

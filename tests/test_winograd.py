@@ -48,6 +48,21 @@ def test_rounding_in_float32_is_that_of_a_direct_convolution(size, padding):
     assert ours < 10 * plain
 
 
+@pytest.mark.parametrize(("side", "limit"), [(16, 1e-6), (32, 5e-6)])  # small and large tiles
+def test_rounding_of_the_kernel_gradient(side, limit):
+    x, kernel = case((2, side, side, 40), 3, 40)
+    cotangent = np.random.default_rng(0).standard_normal(x.shape)
+
+    def gradient(conv, dtype):
+        pullback = jax.vjp(lambda k: conv(x.astype(dtype), k, (1, 1)), kernel.astype(dtype))[1]
+        return np.asarray(pullback(jnp.asarray(cotangent, dtype))[0], np.float64)
+
+    with jax.enable_x64(True):
+        exact = gradient(direct, np.float64)
+    error = np.linalg.norm(gradient(filtered, np.float32) - exact) / np.linalg.norm(exact)
+    assert 1e-8 < error < limit
+
+
 @pytest.mark.parametrize(
     ("shape", "features", "tiles"),
     [
@@ -57,7 +72,7 @@ def test_rounding_in_float32_is_that_of_a_direct_convolution(size, padding):
         ((2, 8, 6, 3), 2, (1, 4, 3)),
     ],
 )
-def test_the_kernel_gradient_takes_large_tiles_where_they_fit(monkeypatch, shape, features, tiles):
+def test_the_kernel_gradient_takes_large_tiles_where_they_pay(monkeypatch, shape, features, tiles):
     sizes = []
     windows = winograd._windows
     monkeypatch.setattr(
