@@ -5,7 +5,6 @@ forms here give the same numbers, up to rounding, from operations that are fast.
 chooses by backend.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -89,7 +88,8 @@ def _by_taps(x: Array, kernel: Array, padding: Padding) -> Array:
         zero = jnp.zeros((), x.dtype)
         return lax.pad(products[:, :, :, i, j], zero, ((0, 0, 0), rows, columns, (0, 0, 0)))
 
-    return functools.reduce(jnp.add, (shifted(i, j) for i in range(size) for j in range(size)))
+    terms = [shifted(i, j) for i in range(size) for j in range(size)]
+    return sum(terms[1:], start=terms[0])
 
 
 def _by_windows(x: Array, kernel: Array, padding: Padding, stride: int) -> Array:

@@ -128,6 +128,23 @@ def test_convolution(monkeypatch, forms, shape, features, size, stride, dtype, f
     assert not forms
 
 
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 2), (7, 2)])
+def test_other_convolutions_keep_the_size_or_divide_it(size, stride):
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((1, 6, 4, 3), np.float32)
+    kernel = rng.standard_normal((size, size, 3, 2), np.float32)
+    padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    expected = [
+        [
+            np.einsum("bijc,ijcf->bf", padded[:, r : r + size, c : c + size], kernel)
+            for c in range(0, 4, stride)
+        ]
+        for r in range(0, 6, stride)
+    ]
+    y = convolution(jnp.asarray(x), jnp.asarray(kernel), stride)
+    np.testing.assert_allclose(y, np.moveaxis(expected, 2, 0), rtol=1e-5, atol=1e-5)
+
+
 def test_transposed_conv_adds_its_bias_and_refuses_other_sizes():
     x = np.random.default_rng(0).standard_normal((1, 2, 2, 3), np.float32)
     kernel, bias = np.ones((3, 3, 3, 2), np.float32), np.array([1.0, -2.0], np.float32)
