@@ -3,7 +3,7 @@
 Four outputs of a 3x3 convolution take 36 multiplications per channel pair; transformed, 16, which
 are 16 matmuls over all 2x2 tiles: F(2x2, 3x3). With a 2x2 kernel 9 replace 16: F(2x2, 2x2). Large
 maps' kernel gradients take 36 instead of 144: F(4x4, 3x3). XLA's matmuls on the CPU are fast
-whatever their width, its convolutions only from 128 output channels on.
+whatever their width, its convolutions only with long rows or many channels (docs/performance.md).
 """
 
 from functools import partial
