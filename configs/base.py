@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
     model.skip = "concat"  # the paper's skip connections (sec. 3.1.3); 'add' is the published code
     model.spatial_conv = True  # table 3's "SC"
     model.kernel_size = 9  # k, width of the spatial convolution's kernels (eq. 5)
-    # How it is computed: 'auto' picks by backend; 'custom_vjp', 'scan' or 'unrolled', same numbers.
+    # How it is computed: 'auto' picks by backend; 'filtered', 'custom_vjp', 'scan' or 'unrolled',
+    # the same numbers up to rounding.
     model.spatial_conv_impl = "auto"
     model.dtype = "float32"  # of the computation, or 'bfloat16'; parameters are float32
 

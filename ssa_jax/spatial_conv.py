@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ssa_jax.messages import Direct, Form, kernel_gradient, message, message_transposed, minimal
+
 # Order, axis of travel and direction of the four passes, as in the published code.
 PASSES = (
     ("down", 1, False),
@@ -15,14 +17,14 @@ PASSES = (
     ("right", 2, False),
     ("left", 2, True),
 )
-IMPLEMENTATIONS = ("custom_vjp", "scan", "unrolled")
+IMPLEMENTATIONS = ("filtered", "custom_vjp", "scan", "unrolled")
 # What 'auto' means: measured on two CPU cores (docs/performance.md). On other backends nothing was
 # measured, and JAX differentiates.
-FASTEST = {"cpu": "custom_vjp"}
+FASTEST = {"cpu": "filtered"}
 OTHERWISE = "scan"
-# Slices that one iteration of the scans takes. Four make the hand-written backward pass up to a
-# fifth faster on the CPU and never slower, and a scan that JAX differentiates slower (same page).
-UNROLL = {"custom_vjp": 4, "scan": 1}
+# Positions of a slice, times batch, from which 'filtered' filters: with fewer, reading the larger
+# matrices costs more than multiplying less saves (same page).
+FILTERED_POSITIONS = 16
 
 # Messages add up over the rows, so the start is small: a third of the variance that keeps the
 # scale of one linear layer.
@@ -30,7 +32,7 @@ kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def spatial_convolution(
-    x: Array, kernels: dict[str, Array], impl: str = "auto", *, unroll: int | None = None
+    x: Array, kernels: dict[str, Array], impl: str = "auto", *, unroll: int = 1
 ) -> Array:
     """Pass messages downward, upward, rightward and leftward (equation 5).
 
@@ -41,10 +43,12 @@ def spatial_convolution(
       x: feature map `[B, H, W, C]`.
       kernels: one `[k, C, C]` (offset, from channel, to channel) for each of 'down', 'up',
         'right', 'left'; k odd.
-      impl: 'auto' (see `FASTEST`), 'custom_vjp' (`lax.scan` with a backward pass written by hand;
-        no forward-mode derivative), 'scan' (`lax.scan`, differentiated by JAX) or 'unrolled' (a
-        Python loop, compile time grows with H and W); the same numbers up to rounding.
-      unroll: slices that one iteration of the two scans takes; None takes `UNROLL`'s.
+      impl: 'auto' (see `FASTEST`), 'filtered' (as 'custom_vjp', where it pays by minimal
+        filtering, see `messages.minimal`), 'custom_vjp' (`lax.scan` with a backward pass written
+        by hand; no forward-mode derivative), 'scan' (`lax.scan`, differentiated by JAX) or
+        'unrolled' (a Python loop, compile time grows with H and W); the same numbers up to
+        rounding.
+      unroll: slices that one iteration of a scan takes.
 
     Returns:
       `[B, H, W, C]`.
@@ -57,16 +61,16 @@ def spatial_convolution(
     if impl not in IMPLEMENTATIONS:
         expected = ("auto", *IMPLEMENTATIONS)
         raise ValueError(f"Spatial convolution impl is {impl!r}; expected one of {expected}")
-    steps = UNROLL.get(impl, 1) if unroll is None else unroll
     for name, axis, reverse in PASSES:
         slices = jnp.moveaxis(x, axis, 0)  # [L, B, P, C]: L slices of P positions each
         kernel = _reachable(kernels[name], positions=slices.shape[2])
-        if impl == "custom_vjp":
-            updated = _scan_custom_vjp(slices, kernel, reverse, steps)
+        form = _form(kernel, slices, filtered=impl == "filtered")
+        if impl == "unrolled":
+            updated = _unrolled(form, slices, kernel, reverse)
         elif impl == "scan":
-            updated, _ = _walk(slices, kernel, reverse, steps)
+            updated, _ = _walk(form, slices, form.matrices(kernel), reverse, unroll)
         else:
-            updated = _unrolled(slices, kernel, reverse)
+            updated = _scan_custom_vjp(form, reverse, unroll, slices, kernel)
         x = jnp.moveaxis(updated, 0, axis)
     return x
 
@@ -80,7 +84,17 @@ def _reachable(kernel: Array, positions: int) -> Array:
     return kernel[size // 2 - radius : size // 2 + radius + 1]
 
 
-def _walk(slices: Array, kernel: Array, reverse: bool, unroll: int) -> tuple[Array, Array]:
+def _form(kernel: Array, slices: Array, *, filtered: bool) -> Form:
+    """How a message is computed; minimal filtering needs float32 (bfloat16 rounds too much)."""
+    size, (batch, positions) = kernel.shape[0], slices.shape[1:3]
+    if filtered and slices.dtype == jnp.float32 and batch * positions >= FILTERED_POSITIONS:
+        return minimal(size, positions)
+    return Direct(size)
+
+
+def _walk(
+    form: Form, slices: Array, matrices: list[Array], reverse: bool, unroll: int
+) -> tuple[Array, Array]:
     """One pass over `[L, B, P, C]` by `lax.scan`.
 
     Returns:
@@ -88,65 +102,76 @@ def _walk(slices: Array, kernel: Array, reverse: bool, unroll: int) -> tuple[Arr
     """
 
     def step(previous: Array, current: Array) -> tuple[Array, tuple[Array, Array]]:
-        message = _message(previous, kernel)
-        updated = current + nn.relu(message)
-        return updated, (updated, message > 0)
+        sent = message(form, previous, matrices)
+        updated = current + nn.relu(sent)
+        return updated, (updated, sent > 0)
 
     first, rest = _split_first(slices, reverse)
     _, (updated, positive) = lax.scan(step, first, rest, reverse=reverse, unroll=unroll)
     return _join_first(first, updated, reverse), positive
 
 
-def _unrolled(slices: Array, kernel: Array, reverse: bool) -> Array:
+def _unrolled(form: Form, slices: Array, kernel: Array, reverse: bool) -> Array:
     """What `_walk` computes, by a Python loop."""
+    matrices = form.matrices(kernel)
     first, rest = _split_first(slices, reverse)
     done = [first]
     for current in reversed(rest) if reverse else rest:
-        done.append(current + nn.relu(_message(done[-1], kernel)))
+        done.append(current + nn.relu(message(form, done[-1], matrices)))
     return jnp.stack(done[::-1] if reverse else done)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _scan_custom_vjp(slices: Array, kernel: Array, reverse: bool, unroll: int) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _scan_custom_vjp(form: Form, reverse: bool, unroll: int, slices: Array, kernel: Array) -> Array:
     """`_walk` with a backward pass whose scan carries no gradient of the kernel.
 
     JAX's own would add a `[k C, C]` matrix to a running sum at every slice and keep every slice's
-    windows; here the kernel's gradient is one matmul over all slices after the scan.
+    windows; here the kernel's gradient is one matmul (for each point) over all slices after the
+    scan. The scan's slices are `[C, P, B]`, see `ssa_jax.messages`.
     """
-    return _walk(slices, kernel, reverse, unroll)[0]
+    return _walk(form, slices, form.matrices(kernel), reverse, unroll)[0]
 
 
 def _forward(
-    slices: Array, kernel: Array, reverse: bool, unroll: int
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    updated, positive = _walk(slices, kernel, reverse, unroll)
-    return updated, (updated, positive, kernel)
+    form: Form, reverse: bool, unroll: int, slices: Array, kernel: Array
+) -> tuple[Array, Any]:
+    matrices = form.matrices(kernel)
+    updated, positive = _walk(form, slices, matrices, reverse, unroll)
+    return updated, (updated, positive, matrices)
 
 
 def _backward(
-    reverse: bool, unroll: int, saved: tuple[Array, Array, Array], gradient: Array
+    form: Form, reverse: bool, unroll: int, saved: Any, gradient: Array
 ) -> tuple[Array, Array]:
-    updated, positive, kernel = saved
+    updated, positive, matrices = saved
 
     def step(from_later: Array, here: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         own, on = here
         total = own + from_later
-        message = jnp.where(on, total, jnp.zeros_like(total))
-        return _message_transposed(message, kernel), (total, message)
+        sent = jnp.where(on, total, jnp.zeros_like(total))
+        return message_transposed(form, sent, matrices), (total, sent)
 
-    first, rest = _split_first(gradient, reverse)
-    from_second, (totals, messages) = lax.scan(
-        step, jnp.zeros_like(first), (rest, positive), reverse=not reverse, unroll=unroll
+    first, rest = _split_first(_channels_first(gradient), reverse)
+    from_second, (totals, sent) = lax.scan(
+        step,
+        jnp.zeros_like(first),
+        (rest, _channels_first(positive)),
+        reverse=not reverse,
+        unroll=unroll,
     )
-    sources = _windows(updated[1:] if reverse else updated[:-1], kernel.shape[0] // 2)
-    kernel_gradient = lax.dot_general(sources, messages, (((0, 1, 2), (0, 1, 2)), ((), ())))
+    senders = updated[1:] if reverse else updated[:-1]
     return (
-        _join_first(first + from_second, totals, reverse),
-        kernel_gradient.reshape(kernel.shape),
+        _channels_first(_join_first(first + from_second, totals, reverse)),
+        kernel_gradient(form, senders, sent),
     )
 
 
 _scan_custom_vjp.defvjp(_forward, _backward)
+
+
+def _channels_first(slices: Array) -> Array:
+    """`[L, B, P, C]` to `[L, C, P, B]`, and back."""
+    return slices.transpose(0, 3, 2, 1)
 
 
 def _split_first(slices: Array, reverse: bool) -> tuple[Array, Array]:
@@ -157,40 +182,6 @@ def _split_first(slices: Array, reverse: bool) -> tuple[Array, Array]:
 def _join_first(first: Array, others: Array, reverse: bool) -> Array:
     """The reverse of `_split_first`."""
     return jnp.concatenate((others, first[None]) if reverse else (first[None], others))
-
-
-def _windows(rows: Array, radius: int) -> Array:
-    """`[..., P, C]` to `[..., P, (2 radius + 1) C]`: each position's neighbourhood, 0 outside."""
-    positions = rows.shape[-2]
-    padded = jnp.pad(rows, [(0, 0)] * (rows.ndim - 2) + [(radius, radius), (0, 0)])
-    shifted = [padded[..., n : n + positions, :] for n in range(2 * radius + 1)]
-    return jnp.concatenate(shifted, axis=-1)
-
-
-def _message(row: Array, kernel: Array) -> Array:
-    """Convolution of one slice `[B, P, C]` as a single matmul over its shifted windows.
-
-    XLA on the CPU runs a convolution inside a scan on a slow path; a matmul stays fast.
-    """
-    return _windows(row, kernel.shape[0] // 2) @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def _message_transposed(gradient: Array, kernel: Array) -> Array:
-    """What a gradient `[B, P, C]` of `_message` gives its slice: one matmul, then shifted sums.
-
-    The kernel is the matmul's left side, so that it is read as it lies in memory; with the gradient
-    on the left, XLA on the CPU was seen to copy the kernel anew for every slice.
-    """
-    size, channels = kernel.shape[:2]
-    batch, positions = gradient.shape[:2]
-    by_tap = lax.dot_general(
-        kernel.reshape(size * channels, -1),
-        gradient.reshape(batch * positions, -1),
-        (((1,), (1,)), ((), ())),
-    ).reshape(size, channels, batch, positions)
-    by_tap = jnp.pad(by_tap, ((0, 0), (0, 0), (0, 0), (size // 2, size // 2)))
-    shifted = [by_tap[n, ..., size - 1 - n : size - 1 - n + positions] for n in range(size)]
-    return sum(shifted[1:], start=shifted[0]).transpose(1, 2, 0)
 
 
 class SpatialConv(nn.Module):

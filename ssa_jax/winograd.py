@@ -73,7 +73,7 @@ def filtered(x: Array, kernel: Array, padding: Padding) -> Array:
       few parts in 10^6.
     """
     return _by_matmuls(
-        _padded(x, padding), _transformed(KERNEL[TILE, kernel.shape[0]], _taps(kernel)), 0
+        _padded(x, padding), transformed(KERNEL[TILE, kernel.shape[0]], _taps(kernel)), 0
     )
 
 
@@ -85,7 +85,7 @@ def _backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> 
     x, kernel = saved
     size = kernel.shape[0]
     # The kernel turned by 180 degrees; contracting its outputs spares a copy with swapped axes.
-    turned = _transformed(KERNEL[TILE, size], _taps(kernel[::-1, ::-1]))
+    turned = transformed(KERNEL[TILE, size], _taps(kernel[::-1, ::-1]))
     before, after = (size - 1 - zeros for zeros in padding)
     dx = _by_matmuls(_padded(gradient, (before, after)), turned, 1)
     return dx, _kernel_gradient(_padded(x, padding), gradient, size)
@@ -100,13 +100,13 @@ def _kernel_gradient(x: Array, gradient: Array, size: int) -> Array:
     divides = height % LARGE_TILE == width % LARGE_TILE == 0
     tiles = batch * (height // LARGE_TILE) * (width // LARGE_TILE)
     tile = LARGE_TILE if size == 3 and divides and tiles >= features else TILE
-    products = _transformed(_transpose(OUTPUT[tile, size]), _pixels(gradient, tile))
-    windows = _transformed(INPUT[tile, size], _windows(x, size, tile))
+    products = transformed(transpose(OUTPUT[tile, size]), _pixels(gradient, tile))
+    windows = transformed(INPUT[tile, size], _windows(x, size, tile))
     of_points = [
         [_matmul(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), 0, 0) for a, b in pairs]
         for pairs in map(zip, windows, products)
     ]
-    taps = _transformed(_transpose(KERNEL[tile, size]), of_points)
+    taps = transformed(transpose(KERNEL[tile, size]), of_points)
     return jnp.stack([jnp.stack(row) for row in taps])
 
 
@@ -117,12 +117,12 @@ def _by_matmuls(x: Array, kernels: Grid, channels_axis: int) -> Array:
     """Multiply the transformed windows of padded `x` by the transformed kernels, transform back."""
     size = len(kernels) + 1 - TILE
     batch, rows, columns, channels = x.shape
-    windows = _transformed(INPUT[TILE, size], _windows(x, size, TILE))
+    windows = transformed(INPUT[TILE, size], _windows(x, size, TILE))
     products = [
         [_matmul(a.reshape(-1, channels), b, 1, channels_axis) for a, b in pairs]
         for pairs in map(zip, windows, kernels)
     ]
-    made = _transformed(OUTPUT[TILE, size], products)
+    made = transformed(OUTPUT[TILE, size], products)
     y = jnp.stack([jnp.stack(row, axis=1) for row in made], axis=1)  # [tiles, 2, 2, F]
     height, width = rows - size + 1, columns - size + 1
     y = y.reshape(batch, height // TILE, width // TILE, TILE, TILE, -1)
@@ -161,13 +161,13 @@ def _taps(kernel: Array) -> Grid:
     return [[kernel[i, j] for j in range(size)] for i in range(size)]
 
 
-def _transformed(matrix: Matrix, grid: Grid) -> Grid:
+def transformed(matrix: Matrix, grid: Grid) -> Grid:
     """`matrix @ grid @ matrix^T` for a grid of arrays."""
-    columns = [[_combined(row, column) for column in zip(*grid, strict=True)] for row in matrix]
-    return [[_combined(row, line) for row in matrix] for line in columns]
+    columns = [[combined(row, column) for column in zip(*grid, strict=True)] for row in matrix]
+    return [[combined(row, line) for row in matrix] for line in columns]
 
 
-def _combined(factors: tuple[float, ...], arrays: Any) -> Array:
+def combined(factors: tuple[float, ...], arrays: Any) -> Array:
     """Sum of the arrays times their factors, most of which are 0, 1 or -1."""
     terms = [
         array if factor == 1 else -array if factor == -1 else factor * array
@@ -177,5 +177,5 @@ def _combined(factors: tuple[float, ...], arrays: Any) -> Array:
     return sum(terms[1:], start=terms[0])
 
 
-def _transpose(matrix: Matrix) -> Matrix:
+def transpose(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix, strict=True))

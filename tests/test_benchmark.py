@@ -90,7 +90,15 @@ def test_spatial_conv_writes_its_tables_and_plot(monkeypatch, tmp_path, capsys):
     shape = ["--shapes", "1x3x4", "--channels", "4", "--kernels", "3", "--unrolls", "1", "2"]
     benchmark.main(["spatial_conv", *shape, "--repeats", "2", "--out", str(tmp_path)])
     saved = json.loads((tmp_path / "spatial_conv.json").read_text())
-    forms = ["custom_vjp", "custom_vjp (unroll=2)", "scan", "scan (unroll=2)", "unrolled"]
+    forms = [
+        "filtered",
+        "filtered (unroll=2)",
+        "custom_vjp",
+        "custom_vjp (unroll=2)",
+        "scan",
+        "scan (unroll=2)",
+        "unrolled",
+    ]
     found = [(row["direction"], row["form"]) for row in saved["Speed"]]
     assert found == list(itertools.product(["forward", "forward+backward"], forms))
     compiled = {(row["form"], row["rows"]): row for row in saved["Compile time over rows"]}

@@ -83,6 +83,7 @@ def test_published_gradients(theirs, impl):
         ((2, 4, 3, 2), 9),  # wider than the map
         ((2, 1, 4, 3), 5),  # nothing travels down or up
         ((1, 1, 1, 2), 9),  # a 32 x 32 image
+        ((4, 4, 6, 2), 9),  # large enough to be filtered, in rows of four and in triples
     ],
 )
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -93,9 +94,10 @@ def test_equation_5_as_a_loop(shape, size, impl):
 
 
 @pytest.mark.parametrize("unroll", [1, 3])
-@pytest.mark.parametrize("impl", ["custom_vjp", "scan"])
-def test_scans_agree_with_the_unrolled_loop_in_value_and_gradient(impl, unroll):
-    x, kernels = jax.tree.map(jnp.asarray, random_case((2, 5, 7, 4), 5))
+@pytest.mark.parametrize("impl", ["filtered", "custom_vjp", "scan"])
+@pytest.mark.parametrize(("shape", "size"), [((2, 5, 7, 4), 5), ((4, 8, 4, 4), 9)])
+def test_scans_agree_with_the_unrolled_loop_in_value_and_gradient(shape, size, impl, unroll):
+    x, kernels = jax.tree.map(jnp.asarray, random_case(shape, size))
 
     @partial(jax.jit, static_argnames=("impl", "unroll"))
     def value_and_gradients(impl, unroll=1):
