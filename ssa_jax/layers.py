@@ -1,8 +1,9 @@
 """Convolutions and pooling in the forms that are fast on the backend at hand.
 
-XLA runs `lax.conv_transpose` and the backward pass of `max_pool` on slow paths on the CPU; the
-forms here give the same numbers, up to rounding, from operations that are fast. `_convolve` alone
-chooses by backend.
+On the CPU XLA runs transposed convolutions, 1x1 ones and the backward pass of `max_pool` on slow
+paths; the forms here give the same numbers, up to rounding, from operations that are fast.
+Elsewhere a convolution is XLA's own (`_on_cpu` is the one choice): cuDNN's kernels are fast, and
+XLA for GPUs stumbles over the CPU's forms (docs/performance.md).
 """
 
 from collections.abc import Callable
@@ -42,14 +43,18 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
       `[B, ceil(H / stride), ceil(W / stride), F]`.
     """
     size = kernel.shape[0]
-    if size == 1:
+    if size == 1 and _on_cpu():
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     return _convolve(x, kernel, (size // 2, size // 2), stride)
 
 
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def _convolve(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
     """With `padding` zeros before and after both axes, by the fastest way (docs/performance.md)."""
-    if jax.default_backend() == "cpu" and x.dtype == jnp.float32:
+    if _on_cpu() and x.dtype == jnp.float32:
         channels, features = kernel.shape[2:]
         if stride == 1 and features < NARROW:
             return _by_taps(x, kernel, padding)
@@ -194,9 +199,10 @@ class TransposedConv(nn.Module):
 
 
 def double_resolution(x: Array, kernel: Array) -> Array:
-    """Transposed convolution with stride 2 and padding 1, as a 2x2 convolution and an interleaving.
+    """Transposed convolution with stride 2 and padding 1.
 
-    Two neighbouring input rows j and j+1 make two output rows, and those need no other input:
+    On the CPU it is a 2x2 convolution and an interleaving. Two neighbouring input rows j and j+1
+    make two output rows, and those need no other input:
 
     - kernel size 4: 2j+1 = `x[j] k[2] + x[j+1] k[0]` and 2j+2 = `x[j] k[3] + x[j+1] k[1]`;
     - kernel size 3: 2j = `x[j] k[1]` and 2j+1 = `x[j] k[2] + x[j+1] k[0]`.
@@ -211,6 +217,8 @@ def double_resolution(x: Array, kernel: Array) -> Array:
     Returns:
       `[B, 2H, 2W, F]`.
     """
+    if not _on_cpu():
+        return _transposed(x, kernel)
     batch, height, width, channels = x.shape
     features = kernel.shape[-1]
     if kernel.shape[0] == 3:
@@ -225,3 +233,34 @@ def double_resolution(x: Array, kernel: Array) -> Array:
     y = y.reshape(batch, rows, columns, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(batch, 2 * rows, 2 * columns, features)
     return y[:, first : first + 2 * height, first : first + 2 * width]
+
+
+@jax.custom_vjp
+def _transposed(x: Array, kernel: Array) -> Array:
+    """`double_resolution` as the transpose of a convolution with stride 2.
+
+    So are its gradients: XLA finds cuDNN's backward pass in none that JAX derives from a
+    convolution over a map with zeros between its pixels (jaxlib 0.11.2).
+    """
+    batch, height, width, _ = x.shape
+    doubled = jax.ShapeDtypeStruct((batch, 2 * height, 2 * width, kernel.shape[3]), x.dtype)
+    return jax.linear_transpose(lambda y: _halve_resolution(y, kernel), doubled)(x)[0]
+
+
+def _halve_resolution(y: Array, kernel: Array) -> Array:
+    """`[B, 2H, 2W, F]` to `[B, H, W, C]` by a kernel `[k, k, C, F]`."""
+    axes = ("NHWC", "HWOI", "NHWC")
+    return lax.conv_general_dilated(y, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=axes)
+
+
+def _transposed_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _transposed(x, kernel), (x, kernel)
+
+
+def _transposed_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_kernel = jax.linear_transpose(lambda kernel: _halve_resolution(gradient, kernel), kernel)
+    return _halve_resolution(gradient, kernel), of_kernel(x)[0]
+
+
+_transposed.defvjp(_transposed_forward, _transposed_backward)

@@ -18,10 +18,11 @@ PASSES = (
     ("left", 2, True),
 )
 IMPLEMENTATIONS = ("filtered", "custom_vjp", "scan", "unrolled")
-# What 'auto' means: measured on two CPU cores (docs/performance.md). On other backends nothing was
-# measured, and JAX differentiates.
-FASTEST = {"cpu": "filtered"}
-OTHERWISE = "scan"
+# What 'auto' means by backend, and how many slices one iteration takes: measured on two CPU cores
+# and on an H200 (docs/performance.md). On other backends nothing was measured, and JAX
+# differentiates.
+FASTEST = {"cpu": ("filtered", 1), "gpu": ("custom_vjp", 8)}
+OTHERWISE = ("scan", 1)
 # Positions of a slice, times batch, from which 'filtered' filters: with fewer, reading the larger
 # matrices costs more than multiplying less saves (same page).
 FILTERED_POSITIONS = 16
@@ -48,7 +49,7 @@ def spatial_convolution(
         by hand; no forward-mode derivative), 'scan' (`lax.scan`, differentiated by JAX) or
         'unrolled' (a Python loop, compile time grows with H and W); the same numbers up to
         rounding.
-      unroll: slices that one iteration of a scan takes.
+      unroll: slices that one iteration of a scan takes; 'auto' has its own (see `FASTEST`).
 
     Returns:
       `[B, H, W, C]`.
@@ -57,7 +58,7 @@ def spatial_convolution(
       ValueError: an unknown implementation or an even k.
     """
     if impl == "auto":
-        impl = FASTEST.get(jax.default_backend(), OTHERWISE)
+        impl, unroll = FASTEST.get(jax.default_backend(), OTHERWISE)
     if impl not in IMPLEMENTATIONS:
         expected = ("auto", *IMPLEMENTATIONS)
         raise ValueError(f"Spatial convolution impl is {impl!r}; expected one of {expected}")

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -21,6 +22,30 @@ def test_in_turns_alternates_after_the_warm_up():
     seconds = timing.in_turns(runs, 3, warm_up=1)
     assert calls == ["a", "b", "a", "b", "a", "b", "a", "b"]
     assert [taken.shape for taken in seconds.values()] == [(3,), (3,)]
+
+
+def two_runs():
+    return {"a": lambda: None, "b": lambda: None}
+
+
+def test_clocks_of_another_process():
+    with timing.apart(two_runs) as clocks:
+        seconds = timing.read_in_turns(clocks, 3, warm_up=1)
+    assert [(name, taken.shape) for name, taken in seconds.items()] == [("a", (3,)), ("b", (3,))]
+    assert all((taken > 0).all() for taken in seconds.values())
+
+
+def failing():
+    raise ValueError("no such run")
+
+
+def test_a_process_that_ends_is_an_error(capfd):
+    with (
+        pytest.raises(RuntimeError, match="A benchmark's process ended"),
+        timing.apart(failing),
+    ):
+        pass
+    assert "no such run" in capfd.readouterr().err
 
 
 def test_spread_and_best():
@@ -56,12 +81,12 @@ def test_operations_of_the_decoder_and_the_spatial_convolution():
 
 
 def test_least_time_of_the_spatial_convolution():
-    about = {"matmul_gflops": 1.0, "copy_gb_per_s": 1e9}
+    about = {"matmul_gflops_float32": 1.0, "copy_gb_per_s": 1e9}
     # Taps inside rows of 3: 2 + 3 + 2; two slices change in each of four passes.
     operations = 2 * 5 * 4**2 * (4 * 2 * 7)
     least = spatial_conv.least_seconds((5, 3, 3), 4, 3, "float32", spatial_conv.FORWARD, about)
     assert least == pytest.approx(operations / 1e9)
-    about = {"matmul_gflops": 1e9, "copy_gb_per_s": 1.0}
+    about = {"matmul_gflops_float32": 1e9, "copy_gb_per_s": 1.0}
     read = 4 * (4 * 3 * 4**2) + 4 * (2 * 5 * 9 * 4)
     least = spatial_conv.least_seconds((5, 3, 3), 4, 3, "float32", spatial_conv.BOTH, about)
     assert least == pytest.approx(3 * read / 1e9)
@@ -77,17 +102,17 @@ def test_markdown_keeps_the_columns_of_all_rows():
     ]
 
 
-def without_torch(*_, **__):
-    return {}
+def without_torch(*_):
+    return nullcontext({})
 
 
 def test_spatial_conv_writes_its_tables_and_plot(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(spatial_conv, "COMPILE_ROWS", (6, 8))
     monkeypatch.setattr(spatial_conv, "COMPILE_CHANNELS", 2)
-    monkeypatch.setattr(spatial_conv, "_torch_runs", without_torch)
-    monkeypatch.setattr(timing, "MATMUL_SIDE", 32)
+    monkeypatch.setattr(spatial_conv, "_torch_clocks", without_torch)
+    monkeypatch.setattr(timing, "MATMUL_SIDE", {"cpu": 32})
     monkeypatch.setattr(timing, "COPY_BYTES", 1024)
     shape = ["--shapes", "1x3x4", "--channels", "4", "--kernels", "3", "--unrolls", "1", "2"]
+    shape += ["--compile-rows", "6", "8"]
     benchmark.main(["spatial_conv", *shape, "--repeats", "2", "--out", str(tmp_path)])
     saved = json.loads((tmp_path / "spatial_conv.json").read_text())
     forms = [

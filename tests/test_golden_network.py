@@ -72,11 +72,11 @@ def test_inference_mode(variables, theirs):
 
 # The forms of other backends, run on the CPU, and the CPU's own, which round in another order, see
 # `check_gradient_norms`.
-BY_BACKEND = pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1e-3), ("cpu", 4e-3)])
+BY_BACKEND = pytest.mark.parametrize("backend", ["gpu", "cpu"])
 
 
 @BY_BACKEND
-def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend, tolerance):
+def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params = variables["params"]
 
@@ -85,15 +85,15 @@ def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend, to
         return dice + 0.1 * terms.sum(), logits
 
     gradient_of = jax.value_and_grad(total, has_aux=True)
-    (loss, logits), gradients = (jax.jit(gradient_of) if backend == "cpu" else gradient_of)(params)
+    (loss, logits), gradients = jax.jit(gradient_of)(params)
     prob = jax.nn.sigmoid(logits)
     assert golden.relative_error(prob, golden.nhwc(theirs["train_prob"])) < 1e-4
     np.testing.assert_allclose(loss, theirs["train_total_loss"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "train_grad_norms", tolerance)
+    check_gradient_norms(gradients, theirs, "train_grad_norms")
 
 
 @BY_BACKEND
-def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, backend, tolerance):
+def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, backend):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     def distill(params):
@@ -101,11 +101,11 @@ def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, b
 
     loss, gradients = jax.jit(jax.value_and_grad(distill))(variables["params"])
     np.testing.assert_allclose(loss, theirs["train_distill"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "distill_grad_norms", tolerance)
+    check_gradient_norms(gradients, theirs, "distill_grad_norms")
 
 
-def check_gradient_norms(gradients, theirs, which, tolerance):
-    """Norms agree to `tolerance`, except those that are zero in exact arithmetic, and to 1e-3 on
+def check_gradient_norms(gradients, theirs, which):
+    """Norms agree to 4e-3, except those that are zero in exact arithmetic, and to 1e-3 on
     average (root mean square).
 
     The published float32 norms of either loss are up to 2.4e-3 from ours computed in float64: that
@@ -122,7 +122,7 @@ def check_gradient_norms(gradients, theirs, which, tolerance):
         name = torch_name(path, "published")
         seen.add(name)
         norm = float(jnp.linalg.norm(gradient.ravel()))
-        assert abs(norm - expected[name]) <= tolerance * expected[name] + 1e-7 * largest, (
+        assert abs(norm - expected[name]) <= 4e-3 * expected[name] + 1e-7 * largest, (
             name,
             norm,
             expected[name],

@@ -86,6 +86,20 @@ def test_double_resolution(monkeypatch, forms, size, shape, narrow, form):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [3, 4])
+def test_double_resolution_of_other_backends(monkeypatch, size):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((2, 3, 5, 4), np.float32)
+    kernel = rng.standard_normal((size, size, 4, 6), np.float32)
+    y, pullback = jax.vjp(double_resolution, x, kernel)
+    np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
+    _, library_pullback = jax.vjp(library, x, kernel)
+    cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
+    for ours, theirs in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("shape", "features", "size", "stride", "dtype", "form"),
     [
@@ -124,7 +138,8 @@ def test_convolution(monkeypatch, forms, shape, features, size, stride, dtype, f
         np.testing.assert_allclose(*map(np.float32, pair), rtol=tolerance, atol=10 * tolerance)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     forms.clear()
-    convolution(x, kernel, stride)
+    other = convolution(x, kernel, stride)
+    np.testing.assert_allclose(*map(np.float32, (other, expected)), rtol=tolerance, atol=tolerance)
     assert not forms
 
 

@@ -7,6 +7,7 @@ a figure is the median [least, most]. Results also go to the folder `--out`.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,8 @@ from launch.benchmark import feed, network, pseudo_labels, spatial_conv
 
 def main(arguments: list[str]) -> None:
     """Read what is to be measured, then its own options, and measure."""
+    # A GPU's memory is shared with PyTorch's process; set before JAX looks for the GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parser = argparse.ArgumentParser("launch.benchmark", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=list(KINDS))
     chosen = parser.parse_args(arguments[:1])

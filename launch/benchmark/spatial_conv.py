@@ -1,8 +1,10 @@
 """The spatial convolution in every form, beside PyTorch's loop where torch is installed."""
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,11 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.benchmark import results
-from launch.benchmark.timing import Run, best_of, in_turns, machine, spread
+from launch.benchmark.timing import (
+    Clock,
+    Run,
+    apart,
+    best_of,
+    machine,
+    read_in_turns,
+    second_run,
+    spread,
+)
 from ssa_jax.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 
+Shape = tuple[int, int, int]  # B, H, W
 FORWARD, BOTH = "forward", "forward+backward"
-COMPILE_ROWS = (8, 16, 32, 64)
 COMPILE_CHANNELS = 64
 
 
@@ -38,10 +49,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=["float32"],
         help="[float32]",
     )
+    parser.add_argument(
+        "--directions",
+        nargs="+",
+        choices=[FORWARD, BOTH],
+        default=[FORWARD, BOTH],
+        help=f"[{FORWARD} {BOTH}]",
+    )
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        choices=IMPLEMENTATIONS,
+        default=IMPLEMENTATIONS,
+        help=f"[{' '.join(IMPLEMENTATIONS)}]",
+    )
     parser.add_argument("--unrolls", nargs="+", type=int, default=[1, 4], help="of the scans [1 4]")
+    parser.add_argument(
+        "--compile-rows",
+        nargs="*",
+        type=int,
+        default=[8, 16, 32, 64],
+        help="sides of maps to measure the compile time at; none skips it [8 16 32 64]",
+    )
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def _shape(text: str) -> Shape:
     parts = text.split("x")
     if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r}; expected BxHxW, for instance 2x8x8")
@@ -61,8 +93,10 @@ def measure(options: argparse.Namespace) -> None:
                     print(results.markdown(compared), flush=True)
                     rows += compared
     results.save(options.out, "spatial_conv", about, {"Speed": rows})
-    print(f"Compile time at {COMPILE_ROWS} rows, one or two minutes:", flush=True)
-    compiled = _compile_times(options.unrolls)
+    if not options.compile_rows:
+        return
+    print(f"Compile time at {options.compile_rows} rows, one or two minutes:", flush=True)
+    compiled = _compile_times(options)
     print(results.markdown(compiled))
     tables = {"Speed": rows, "Compile time over rows": compiled}
     results.save(options.out, "spatial_conv", about, tables)
@@ -79,7 +113,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def _compared(
-    shape: tuple[int, int, int],
+    shape: Shape,
     channels: int,
     size: int,
     dtype: str,
@@ -87,22 +121,17 @@ def _compared(
     about: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """A row for each form and direction at one shape, all measured in turns."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((*shape, channels), np.float32)
-    scale = np.float32(1 / np.sqrt(3 * size * channels))
-    kernels = {
-        name: scale * rng.standard_normal((size, channels, channels), np.float32)
-        for name, _, _ in PASSES
-    }
+    x, kernels = random_case(shape, channels, size)
     arguments = jax.tree.map(lambda a: jnp.asarray(a, dtype), (x, kernels, x))
     rows = []
-    for direction in (FORWARD, BOTH):
-        runs: dict[str, Run] = {}
+    for direction in options.directions:
+        clocks: dict[str, Clock] = {}
         facts = {}
-        for name, function in _forms(direction, options.unrolls).items():
-            runs[name], facts[name] = _compiled(function, arguments)
-        theirs = _torch_runs(x, kernels, direction, dtype)
-        seconds = in_turns(runs | theirs, options.repeats)
+        for name, function in _forms(direction, options).items():
+            run, facts[name] = _compiled(function, arguments)
+            clocks[name] = partial(second_run, run)
+        with _torch_clocks(shape, channels, size, dtype, direction) as theirs:
+            seconds = read_in_turns(clocks | theirs, options.repeats)
         best = best_of({name: seconds[name] for name in theirs}) if theirs else None
         least = least_seconds(shape, channels, size, dtype, direction, about)
         for name, taken in seconds.items():
@@ -123,12 +152,24 @@ def _compared(
     return rows
 
 
-def _forms(direction: str, unrolls: list[int]) -> dict[str, Callable[..., Any]]:
+def random_case(shape: Shape, channels: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A map `[B, H, W, C]` and kernels `[k, C, C]` that keep its scale."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*shape, channels), np.float32)
+    scale = np.float32(1 / np.sqrt(3 * size * channels))
+    kernels = {
+        name: scale * rng.standard_normal((size, channels, channels), np.float32)
+        for name, _, _ in PASSES
+    }
+    return x, kernels
+
+
+def _forms(direction: str, options: argparse.Namespace) -> dict[str, Callable[..., Any]]:
     """Our forms by name; every function takes (x, kernels, cotangent)."""
     chosen = {
         f"{impl} (unroll={n})" if n > 1 else impl: partial(spatial_convolution, impl=impl, unroll=n)
-        for impl in IMPLEMENTATIONS
-        for n in (unrolls if impl != "unrolled" else [1])
+        for impl in options.forms
+        for n in (options.unrolls if impl != "unrolled" else [1])
     }
     return {name: _directed(form, direction) for name, form in chosen.items()}
 
@@ -165,7 +206,7 @@ def _instructions(compiled: Any) -> int:
 
 
 def least_seconds(
-    shape: tuple[int, int, int],
+    shape: Shape,
     channels: int,
     size: int,
     dtype: str,
@@ -190,29 +231,38 @@ def least_seconds(
     map_bytes = 2 * batch * height * width * channels * width_bytes
     traffic = passes * (kernel_bytes + map_bytes)
     return max(
-        operations / (1e9 * about["matmul_gflops"]), traffic / (1e9 * about["copy_gb_per_s"])
+        operations / (1e9 * about[f"matmul_gflops_{dtype}"]),
+        traffic / (1e9 * about["copy_gb_per_s"]),
     )
 
 
-def _torch_runs(
-    x: np.ndarray, kernels: Mapping[str, np.ndarray], direction: str, dtype: str
+def _torch_clocks(
+    shape: Shape, channels: int, size: int, dtype: str, direction: str
+) -> AbstractContextManager[dict[str, Clock]]:
+    """PyTorch's loop in a process of its own; nothing where torch is missing."""
+    if importlib.util.find_spec("torch") is None:
+        return nullcontext({})
+    return apart(partial(torch_runs, shape, channels, size, dtype, direction))
+
+
+def torch_runs(
+    shape: Shape, channels: int, size: int, dtype: str, direction: str
 ) -> dict[str, Run]:
-    """PyTorch's loop in both memory layouts; nothing where torch is missing."""
-    try:
-        from launch.benchmark import torch_twin
-    except ModuleNotFoundError:
-        return {}
+    """PyTorch's loop in both memory layouts."""
+    from launch.benchmark import torch_twin
+
+    x, kernels = random_case(shape, channels, size)
     return torch_twin.spatial_conv_runs(x, kernels, dtype, backward=direction == BOTH)
 
 
-def _compile_times(unrolls: list[int]) -> list[dict[str, Any]]:
+def _compile_times(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Compile time of forward and backward over square maps of growing size."""
     rows = []
-    for side in COMPILE_ROWS:
+    for side in options.compile_rows:
         x = jax.ShapeDtypeStruct((1, side, side, COMPILE_CHANNELS), jnp.float32)
         kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
         kernels = {name: kernel for name, _, _ in PASSES}
-        for name, function in _forms(BOTH, unrolls).items():
+        for name, function in _forms(BOTH, options).items():
             start = time.perf_counter()
             compiled = jax.jit(function).lower(x, kernels, x).compile()
             rows.append(

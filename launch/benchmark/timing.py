@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from launch.command import keep_memory
 
 Run = Callable[[], Any]
-MATMUL_SIDE = 2048
+Clock = Callable[[], float]
+MATMUL_SIDE = {"cpu": 2048}
+MATMUL_SIDE_OTHERWISE = 8192
 COPY_BYTES = 2**28
 
 
@@ -31,67 +34,68 @@ def in_turns(runs: Mapping[str, Run], repeats: int, warm_up: int = 2) -> dict[st
     Returns:
       `[repeats]` float64 for each name.
     """
-    for run in runs.values():
-        for _ in range(warm_up):
-            run()
-    seconds = [[_seconds(run) for run in runs.values()] for _ in range(repeats)]
-    return dict(zip(runs, np.array(seconds).T, strict=True))
+    clocks = {name: partial(_seconds, run) for name, run in runs.items()}
+    return read_in_turns(clocks, repeats, warm_up)
 
 
-def in_turns_apart(
-    makers: Mapping[str, Callable[[], Run]], repeats: int, warm_up: int = 2
+def read_in_turns(
+    clocks: Mapping[str, Clock], repeats: int, warm_up: int = 2
 ) -> dict[str, np.ndarray]:
-    """`in_turns`, each run in a process of its own, made there by a function that pickles.
+    """`in_turns` for runs that time themselves."""
+    for clock in clocks.values():
+        for _ in range(warm_up):
+            clock()
+    seconds = [[clock() for clock in clocks.values()] for _ in range(repeats)]
+    return dict(zip(clocks, np.array(seconds).T, strict=True))
+
+
+def second_run(run: Run) -> float:
+    """Seconds of a run after one that is not counted.
+
+    The first meets caches that another process filled, whose threads may not sleep yet.
+    """
+    run()
+    return _seconds(run)
+
+
+@contextmanager
+def apart(maker: Callable[[], Mapping[str, Run]]) -> Iterator[dict[str, Clock]]:
+    """Clocks of runs in a process of their own, made there by a function that pickles.
 
     Two frameworks in one process share a heap and a set of threads, and slow each other down. All
     processes keep their memory (see `command.keep_memory`); one works while the others sleep.
 
     Raises:
-      RuntimeError: a process ended; its own traceback is on standard error.
+      RuntimeError: the process ended; its own traceback is on standard error.
     """
     context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        runs = {}
-        for name, maker in makers.items():
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, maker), daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(process.terminate)
-            runs[name] = _Remote(name, ours)
-        for remote in runs.values():
-            for _ in range(warm_up):
-                remote()
-        seconds = [[remote() for remote in runs.values()] for _ in range(repeats)]
-    return dict(zip(runs, np.array(seconds).T, strict=True))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, maker), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        names = _answer(ours, None)
+        yield {name: partial(_answer, ours, name) for name in names}
+    finally:
+        process.terminate()
 
 
-class _Remote:
-    """Seconds of a run in another process."""
-
-    def __init__(self, name: str, connection: Connection) -> None:
-        self._name = name
-        self._connection = connection
-
-    def __call__(self) -> float:
-        try:
-            self._connection.send(True)
-            return float(self._connection.recv())
-        except (EOFError, OSError) as error:
-            raise RuntimeError(f"{self._name}: its process ended, see above") from error
+def _answer(connection: Connection, asked: str | None) -> Any:
+    try:
+        connection.send(asked)
+        return connection.recv()
+    except (EOFError, OSError) as error:
+        raise RuntimeError("A benchmark's process ended, see above") from error
 
 
-def _serve(connection: Connection, maker: Callable[[], Run]) -> None:
-    """Time the run whenever asked, until the other side is gone.
-
-    A first run is not counted: it meets caches that another process filled, whose threads may not
-    sleep yet.
-    """
+def _serve(connection: Connection, maker: Callable[[], Mapping[str, Run]]) -> None:
+    """Make the runs, tell their names, and time one whenever asked, until terminated."""
     keep_memory()
-    run = maker()
-    while connection.recv():
-        run()
-        connection.send(_seconds(run))
+    connection.recv()
+    runs = maker()
+    connection.send(list(runs))
+    while True:
+        connection.send(second_run(runs[connection.recv()]))
 
 
 def _seconds(run: Run) -> float:
@@ -113,26 +117,30 @@ def best_of(seconds: Mapping[str, np.ndarray]) -> str:
 
 
 def machine(repeats: int = 7) -> dict[str, Any]:
-    """What ran, and its measured ceilings: GFLOP/s of a float32 matmul, GB/s of a copy."""
-    a = jnp.ones((MATMUL_SIDE, MATMUL_SIDE), jnp.float32)
+    """What ran, and its measured ceilings: GFLOP/s of a matmul by type, GB/s of a copy."""
+    side = MATMUL_SIDE.get(jax.default_backend(), MATMUL_SIDE_OTHERWISE)
+    square = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
     b = jnp.ones(COPY_BYTES // 4, jnp.float32)
     multiply, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    seconds = in_turns(
-        {
-            "matmul": lambda: multiply(a, a).block_until_ready(),
-            "copy": lambda: copy(b).block_until_ready(),
-        },
-        repeats,
-    )
+    factors = {dtype: square.astype(dtype) for dtype in ("float32", "bfloat16")}
+    runs: dict[str, Run] = {
+        dtype: partial(_finished, multiply, a, a) for dtype, a in factors.items()
+    }
+    runs["copy"] = partial(_finished, copy, b)
+    seconds = {name: float(np.median(taken)) for name, taken in in_turns(runs, repeats).items()}
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "matmul_gflops": 2 * MATMUL_SIDE**3 / float(np.median(seconds["matmul"])) / 1e9,
-        "copy_gb_per_s": 2 * COPY_BYTES / float(np.median(seconds["copy"])) / 1e9,
+        **{f"matmul_gflops_{dtype}": 2 * side**3 / seconds[dtype] / 1e9 for dtype in factors},
+        "copy_gb_per_s": 2 * COPY_BYTES / seconds["copy"] / 1e9,
     }
+
+
+def _finished(function: Callable[..., jax.Array], *arguments: jax.Array) -> None:
+    function(*arguments).block_until_ready()
 
 
 def _processor() -> str:
