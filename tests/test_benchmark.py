@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import json
-from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -29,7 +28,7 @@ def two_runs():
 
 
 def test_clocks_of_another_process():
-    with timing.apart(two_runs) as clocks:
+    with timing.apart({"two": two_runs}) as clocks:
         seconds = timing.read_in_turns(clocks, 3, warm_up=1)
     assert [(name, taken.shape) for name, taken in seconds.items()] == [("a", (3,)), ("b", (3,))]
     assert all((taken > 0).all() for taken in seconds.values())
@@ -41,8 +40,8 @@ def failing():
 
 def test_a_process_that_ends_is_an_error(capfd):
     with (
-        pytest.raises(RuntimeError, match="A benchmark's process ended"),
-        timing.apart(failing),
+        pytest.raises(RuntimeError, match="bad: its process ended, see above"),
+        timing.apart({"good": two_runs, "bad": failing}),
     ):
         pass
     assert "no such run" in capfd.readouterr().err
@@ -102,20 +101,22 @@ def test_markdown_keeps_the_columns_of_all_rows():
     ]
 
 
-def without_torch(*_):
-    return nullcontext({})
+def without_torch():
+    return False
 
 
 def test_spatial_conv_writes_its_tables_and_plot(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(spatial_conv, "COMPILE_CHANNELS", 2)
-    monkeypatch.setattr(spatial_conv, "_torch_clocks", without_torch)
+    monkeypatch.setattr(spatial_conv, "torch_installed", without_torch)
     monkeypatch.setattr(timing, "MATMUL_SIDE", {"cpu": 32})
     monkeypatch.setattr(timing, "COPY_BYTES", 1024)
     shape = ["--shapes", "1x3x4", "--channels", "4", "--kernels", "3", "--unrolls", "1", "2"]
-    shape += ["--forms", "custom_vjp", "scan", "unrolled", "--compile-rows", "6", "8"]
+    shape += ["--compile-rows", "6", "8"]
     benchmark.main(["spatial_conv", *shape, "--repeats", "2", "--out", str(tmp_path)])
     saved = json.loads((tmp_path / "spatial_conv.json").read_text())
     forms = [
+        "filtered",
+        "filtered (unroll=2)",
         "custom_vjp",
         "custom_vjp (unroll=2)",
         "scan",

@@ -60,16 +60,18 @@ def forms(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "narrow", "form"),
+    ("shape", "narrow", "backend", "form"),
     [
-        ((2, 3, 5, 4), 2, "_by_windows"),
-        ((2, 3, 5, 4), 100, "_by_taps"),
-        ((2, 3, 5, 4), 5, None),  # narrow input, wide output
-        ((2, 4, 6, 4), 2, "filtered"),
+        ((2, 3, 5, 4), 2, "cpu", "_by_windows"),
+        ((2, 3, 5, 4), 100, "cpu", "_by_taps"),
+        ((2, 3, 5, 4), 5, "cpu", None),  # narrow input, wide output
+        ((2, 4, 6, 4), 2, "cpu", "filtered"),
+        ((2, 3, 5, 4), 2, "gpu", None),
     ],
 )
 @pytest.mark.parametrize("size", [3, 4])
-def test_double_resolution(monkeypatch, forms, size, shape, narrow, form):
+def test_double_resolution(monkeypatch, forms, size, shape, narrow, backend, form):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(layers, "NARROW", narrow)
     monkeypatch.setattr(layers, "FILTERED_POSITIONS", 0)
     monkeypatch.setattr(layers, "FILTERED_WORK", 0)
@@ -81,20 +83,6 @@ def test_double_resolution(monkeypatch, forms, size, shape, narrow, form):
     np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
     expected, library_pullback = jax.vjp(library, x, kernel)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-    cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
-    for ours, theirs in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [3, 4])
-def test_double_resolution_of_other_backends(monkeypatch, size):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    rng = np.random.default_rng(size)
-    x = rng.standard_normal((2, 3, 5, 4), np.float32)
-    kernel = rng.standard_normal((size, size, 4, 6), np.float32)
-    y, pullback = jax.vjp(double_resolution, x, kernel)
-    np.testing.assert_allclose(y, scatter(x, kernel), rtol=1e-5, atol=1e-5)
-    _, library_pullback = jax.vjp(library, x, kernel)
     cotangent = jnp.asarray(rng.standard_normal(y.shape, np.float32))
     for ours, theirs in zip(pullback(cotangent), library_pullback(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

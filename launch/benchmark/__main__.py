@@ -42,7 +42,7 @@ def _spatial_conv(parser: argparse.ArgumentParser, arguments: list[str]) -> None
 
 
 def _network(parser: argparse.ArgumentParser, arguments: list[str], *, training: bool) -> None:
-    network.add_options(parser)
+    network.add_options(parser, training=training)
     network.measure(parser.parse_args(arguments), training=training)
 
 

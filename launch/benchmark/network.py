@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -13,14 +12,15 @@ import optax
 
 from launch.benchmark import results
 from launch.benchmark.timing import (
-    Clock,
     Run,
     apart,
     best_of,
     in_turns,
+    jitted,
     machine,
     read_in_turns,
     spread,
+    torch_installed,
 )
 from launch.setup import DTYPES
 from ssa_jax.decoder import Decoder
@@ -32,6 +32,12 @@ from ssa_jax.state import Variables, init_state, init_variables
 from ssa_jax.steps import AXIS, LossSettings, make_train_step, map_step, total_loss
 
 CHANNELS = 2
+STEPS_OF_A_RUN = 10  # except on the CPU: the host runs ahead of the device
+TORCH_VARIANTS = {  # of the network: memory layout, and whether torch.compile is used
+    "PyTorch": ("NCHW", False),
+    "PyTorch, channels_last": ("channels_last", False),
+    "PyTorch, channels_last, compiled": ("channels_last", True),
+}
 SETTINGS = LossSettings(
     dice=1.0,
     cross_entropy=0.5,
@@ -48,18 +54,20 @@ DECODER_SCALES = {"layer4": 1024, "layer3": 256, "layer2": 64, "layer1": 16}
 HEAD_SCALES = {"head_deconv1": 4, "head_conv2": 1, "head_conv3": 1}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Sizes, batches and types to sweep."""
+def add_options(parser: argparse.ArgumentParser, *, training: bool) -> None:
+    """Sizes, batches and types to sweep, and for training whether its parts are measured."""
     parser.add_argument("--sizes", nargs="+", type=int, default=[256], help="image sides [256]")
     parser.add_argument("--batches", nargs="+", type=int, default=[2, 4], help="batch sizes [2 4]")
     parser.add_argument(
         "--dtypes", nargs="+", choices=list(DTYPES), default=["float32"], help="[float32]"
     )
+    if not training:
+        return
     parser.add_argument(
         "--parts",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="of a training step, each compiled and timed alone [yes]",
+        help="also the parts of a step, each compiled and timed alone [yes]",
     )
 
 
@@ -85,15 +93,13 @@ def _compared(
     size: int, batch: int, dtype: str, repeats: int, about: dict[str, Any], training: bool
 ) -> list[dict[str, Any]]:
     """A row for ours and for each of PyTorch's variants, measured in turns."""
-    names = _variants()
-    makers = [partial(our_run, size, batch, dtype, training)]
-    makers += [partial(torch_run, name, size, batch, dtype, training) for name in names]
-    with ExitStack() as stack:
-        clocks: dict[str, Clock] = {}
-        for maker in makers:
-            clocks |= stack.enter_context(apart(maker))
+    count = 1 if jax.default_backend() == "cpu" else STEPS_OF_A_RUN
+    names = list(TORCH_VARIANTS) if torch_installed() else []
+    makers = {"ssa_jax": partial(our_run, size, batch, dtype, training, count)}
+    for name in names:
+        makers[name] = partial(torch_run, name, size, batch, dtype, training, count)
+    with apart(makers) as clocks:
         seconds = read_in_turns(clocks, repeats)
-    count = steps_of_a_run()
     best = best_of({name: seconds[name] for name in names}) if names else None
     passes = 3 if training else 1
     gflops = count * passes * batch * operations(_shapes(), size) / 1e9
@@ -111,11 +117,6 @@ def _compared(
         }
         for name, taken in seconds.items()
     ]
-
-
-def steps_of_a_run() -> int:
-    """One on the CPU; elsewhere ten, as the host runs ahead of the device."""
-    return 1 if jax.default_backend() == "cpu" else 10
 
 
 def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
@@ -160,7 +161,7 @@ def _optimizer() -> optax.GradientTransformation:
     )
 
 
-def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> Run:
+def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int) -> Run:
     """The training step as `launch.train` runs it, the batch on the device already."""
     optimizer = _optimizer()
     step = make_train_step(
@@ -172,43 +173,46 @@ def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) 
 
     def run() -> None:
         nonlocal state
-        for _ in range(steps_of_a_run()):
+        for _ in range(count):
             state, metrics = mapped.step(state, placed)
         jax.block_until_ready((state, metrics))
 
     return run
 
 
-def _inference_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> Run:
+def _inference_run(
+    model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int
+) -> Run:
     forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
     on_device = jax.device_put((variables, data["image"]))
-    count = steps_of_a_run()
     return lambda: jax.block_until_ready([forward(*on_device) for _ in range(count)])
 
 
-def our_run(size: int, batch: int, dtype: str, training: bool) -> dict[str, Run]:
-    """Our training step or inference."""
+def our_run(size: int, batch: int, dtype: str, training: bool, count: int) -> dict[str, Run]:
+    """So many training steps or inferences of ours."""
     model, data = SSANet(skip="add", dtype=DTYPES[dtype]), random_batch(size, batch)
     variables = init_variables(model, jax.random.key(0), CHANNELS)
-    return {"ssa_jax": (_step_run if training else _inference_run)(model, variables, data)}
+    return {"ssa_jax": (_step_run if training else _inference_run)(model, variables, data, count)}
 
 
-def torch_run(name: str, size: int, batch: int, dtype: str, training: bool) -> dict[str, Run]:
+def torch_run(
+    name: str, size: int, batch: int, dtype: str, training: bool, count: int
+) -> dict[str, Run]:
     """One of PyTorch's variants of the same."""
     from launch.benchmark import torch_twin
 
     data = random_batch(size, batch)
-    step = torch_twin.network_step(name, data["image"], data["mask"], dtype, training=training)
-    return {name: torch_twin.finished(step, steps_of_a_run())}
-
-
-def _variants() -> tuple[str, ...]:
-    """PyTorch's variants; none where torch is missing."""
-    try:
-        from launch.benchmark import torch_twin
-    except ModuleNotFoundError:
-        return ()
-    return tuple(torch_twin.VARIANTS)
+    layout, compiled = TORCH_VARIANTS[name]
+    run = torch_twin.network_run(
+        data["image"],
+        data["mask"],
+        dtype,
+        layout=layout,
+        compiled=compiled,
+        training=training,
+        count=count,
+    )
+    return {name: run}
 
 
 def _shapes() -> Any:
@@ -260,7 +264,7 @@ def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray])
         "spatial convolution": _both_ways(passes, spatial_params, stages[-1]),
         "decoder": _both_ways(decode, decoder_params, stages),
         "loss": _both_ways(lambda p, _: total_loss(p, data, SETTINGS, 0.0)[0], prediction, 0.0),
-        "optimiser": _jitted(update, variables["params"], opt_state, variables["params"]),
+        "optimiser": jitted(update, variables["params"], opt_state, variables["params"]),
     }
 
 
@@ -271,10 +275,4 @@ def _both_ways(function: Callable[..., Any], params: Any, x: Any) -> Run:
         y, pullback = jax.vjp(function, params, x)
         return pullback(y)
 
-    return _jitted(both, params, x)
-
-
-def _jitted(function: Callable[..., Any], *arguments: Any) -> Run:
-    compiled = jax.jit(function)
-    placed = jax.device_put(arguments)
-    return lambda: jax.block_until_ready(compiled(*placed))
+    return jitted(both, params, x)

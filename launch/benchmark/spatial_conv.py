@@ -1,10 +1,8 @@
 """The spatial convolution in every form, beside PyTorch's loop where torch is installed."""
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ from launch.benchmark.timing import (
     read_in_turns,
     second_run,
     spread,
+    torch_installed,
 )
 from ssa_jax.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 
@@ -130,7 +129,8 @@ def _compared(
         for name, function in _forms(direction, options).items():
             run, facts[name] = _compiled(function, arguments)
             clocks[name] = partial(second_run, run)
-        with _torch_clocks(shape, channels, size, dtype, direction) as theirs:
+        maker = partial(torch_runs, shape, channels, size, dtype, direction)
+        with apart({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
             seconds = read_in_turns(clocks | theirs, options.repeats)
         best = best_of({name: seconds[name] for name in theirs}) if theirs else None
         least = least_seconds(shape, channels, size, dtype, direction, about)
@@ -234,15 +234,6 @@ def least_seconds(
         operations / (1e9 * about[f"matmul_gflops_{dtype}"]),
         traffic / (1e9 * about["copy_gb_per_s"]),
     )
-
-
-def _torch_clocks(
-    shape: Shape, channels: int, size: int, dtype: str, direction: str
-) -> AbstractContextManager[dict[str, Clock]]:
-    """PyTorch's loop in a process of its own; nothing where torch is missing."""
-    if importlib.util.find_spec("torch") is None:
-        return nullcontext({})
-    return apart(partial(torch_runs, shape, channels, size, dtype, direction))
 
 
 def torch_runs(

@@ -1,11 +1,12 @@
 """Clocks: several things measured in turns, and what the machine can do at most."""
 
+import importlib.util
 import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -59,39 +60,59 @@ def second_run(run: Run) -> float:
 
 
 @contextmanager
-def apart(maker: Callable[[], Mapping[str, Run]]) -> Iterator[dict[str, Clock]]:
-    """Clocks of runs in a process of their own, made there by a function that pickles.
+def apart(makers: Mapping[str, Callable[[], Mapping[str, Run]]]) -> Iterator[dict[str, Clock]]:
+    """Clocks of runs in processes of their own, each made there by a function that pickles.
 
     Two frameworks in one process share a heap and a set of threads, and slow each other down. All
     processes keep their memory (see `command.keep_memory`); one works while the others sleep.
 
+    Args:
+      makers: by a name for messages; what a maker makes comes by the names of the runs.
+
     Raises:
-      RuntimeError: the process ended; its own traceback is on standard error.
+      RuntimeError: a process ended; its own traceback is on standard error.
     """
+    with ExitStack() as stack:
+        processes = {label: stack.enter_context(_process(maker)) for label, maker in makers.items()}
+        clocks: dict[str, Clock] = {}
+        for label, connection in processes.items():
+            with _told_if_ended(label):
+                names = connection.recv()
+            clocks |= {name: partial(_ask, label, connection, name) for name in names}
+        yield clocks
+
+
+@contextmanager
+def _process(maker: Callable[[], Mapping[str, Run]]) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, maker), daemon=True)
     process.start()
     theirs.close()
     try:
-        names = _answer(ours, None)
-        yield {name: partial(_answer, ours, name) for name in names}
+        yield ours
     finally:
         process.terminate()
 
 
-def _answer(connection: Connection, asked: str | None) -> Any:
+@contextmanager
+def _told_if_ended(label: str) -> Iterator[None]:
     try:
-        connection.send(asked)
-        return connection.recv()
+        yield
     except (EOFError, OSError) as error:
-        raise RuntimeError("A benchmark's process ended, see above") from error
+        raise RuntimeError(f"{label}: its process ended, see above") from error
+
+
+def _ask(label: str, connection: Connection, name: str) -> float:
+    """Seconds of a run in another process."""
+    with _told_if_ended(label):
+        connection.send(name)
+        return float(connection.recv())
 
 
 def _serve(connection: Connection, maker: Callable[[], Mapping[str, Run]]) -> None:
     """Make the runs, tell their names, and time one whenever asked, until terminated."""
     keep_memory()
-    connection.recv()
     runs = maker()
     connection.send(list(runs))
     while True:
@@ -102,6 +123,18 @@ def _seconds(run: Run) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def jitted(function: Callable[..., Any], *arguments: Any) -> Run:
+    """The function, compiled at its first run, on arguments that lie on the device."""
+    compiled = jax.jit(function)
+    placed = jax.device_put(arguments)
+    return lambda: jax.block_until_ready(compiled(*placed))
+
+
+def torch_installed() -> bool:
+    """Whether there is a PyTorch to compare with; it is not imported for that."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def spread(values: np.ndarray, digits: int = 3) -> str:
@@ -120,13 +153,9 @@ def machine(repeats: int = 7) -> dict[str, Any]:
     """What ran, and its measured ceilings: GFLOP/s of a matmul by type, GB/s of a copy."""
     side = MATMUL_SIDE.get(jax.default_backend(), MATMUL_SIDE_OTHERWISE)
     square = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
-    b = jnp.ones(COPY_BYTES // 4, jnp.float32)
-    multiply, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
     factors = {dtype: square.astype(dtype) for dtype in ("float32", "bfloat16")}
-    runs: dict[str, Run] = {
-        dtype: partial(_finished, multiply, a, a) for dtype, a in factors.items()
-    }
-    runs["copy"] = partial(_finished, copy, b)
+    runs = {dtype: jitted(jnp.matmul, a, a) for dtype, a in factors.items()}
+    runs["copy"] = jitted(lambda x: x + 1, jnp.ones(COPY_BYTES // 4, jnp.float32))
     seconds = {name: float(np.median(taken)) for name, taken in in_turns(runs, repeats).items()}
     return {
         "processor": _processor(),
@@ -137,10 +166,6 @@ def machine(repeats: int = 7) -> dict[str, Any]:
         **{f"matmul_gflops_{dtype}": 2 * side**3 / seconds[dtype] / 1e9 for dtype in factors},
         "copy_gb_per_s": 2 * COPY_BYTES / seconds["copy"] / 1e9,
     }
-
-
-def _finished(function: Callable[..., jax.Array], *arguments: jax.Array) -> None:
-    function(*arguments).block_until_ready()
 
 
 def _processor() -> str:

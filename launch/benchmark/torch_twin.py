@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+torch.backends.cudnn.benchmark = True  # it tries its algorithms, as XLA does
+
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 
 
@@ -176,20 +178,14 @@ def training_step(
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 COMPILE_MODE = {"cuda": "reduce-overhead"}  # with CUDA graphs: faster there than its default
-VARIANTS = {  # of the network: memory layout, and whether torch.compile is used
-    "PyTorch": ("NCHW", False),
-    "PyTorch, channels_last": ("channels_last", False),
-    "PyTorch, channels_last, compiled": ("channels_last", True),
-}
 
 
 def device_name() -> str:
-    """'cuda' where PyTorch finds a GPU, else 'cpu'. cuDNN tries its algorithms, as XLA does."""
-    torch.backends.cudnn.benchmark = True
+    """'cuda' where PyTorch finds a GPU, else 'cpu'."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def finished(step: Callable[[], object], count: int = 1) -> Callable[[], None]:
+def _finished(step: Callable[[], object], count: int = 1) -> Callable[[], None]:
     """A run of so many steps that returns when their work is done, also on a GPU."""
 
     def run() -> None:
@@ -224,7 +220,7 @@ def spatial_conv_runs(
         given = torch.tensor(x, dtype=kind, device=device).permute(0, 3, 1, 2)
         given = given.contiguous(memory_format=memory_format).requires_grad_(backward)
         run = _spatial_backward(loop, given) if backward else _spatial_forward(loop, given)
-        runs[f"PyTorch's loop, {layout}"] = finished(run)
+        runs[f"PyTorch's loop, {layout}"] = _finished(run)
     return runs
 
 
@@ -247,20 +243,28 @@ def _spatial_backward(loop: nn.Module, x: Tensor) -> Callable[[], object]:
     return run
 
 
-def network_step(
-    variant: str, image: np.ndarray, mask: np.ndarray, dtype: str, *, training: bool
-) -> Callable[[], object]:
+def network_run(
+    image: np.ndarray,
+    mask: np.ndarray,
+    dtype: str,
+    *,
+    layout: str,
+    compiled: bool,
+    training: bool,
+    count: int,
+) -> Callable[[], None]:
     """The whole network's training step or inference.
 
     Args:
-      variant: one of `VARIANTS`.
       image: `[B, H, W, 2]` float32.
       mask: `[B, H, W]`, 0 or 1.
       dtype: 'float32', or 'bfloat16' for autocast.
+      layout: one of `LAYOUTS`.
+      compiled: whether by `torch.compile`.
       training: the step, or inference.
+      count: steps or inferences of a run.
     """
     device, autocast = device_name(), dtype == "bfloat16"
-    layout, compiled = VARIANTS[variant]
     memory_format = LAYOUTS[layout]
     torch.manual_seed(0)
     network = TorchSSANet().to(device=device, memory_format=memory_format)
@@ -268,10 +272,10 @@ def network_step(
     x = x.contiguous(memory_format=memory_format)
     called = torch.compile(network, mode=COMPILE_MODE.get(device)) if compiled else network
     if not training:
-        return _inference(called.eval(), x, autocast, device)
+        return _finished(_inference(called.eval(), x, autocast, device), count)
     truth = torch.tensor(mask, dtype=torch.float32, device=device)[:, None]
     step = training_step(called, autocast=autocast, device=device)
-    return lambda: step(x, truth)
+    return _finished(lambda: step(x, truth), count)
 
 
 def _inference(network: nn.Module, x: Tensor, autocast: bool, device: str) -> Callable[[], object]:
