@@ -1,5 +1,7 @@
 """The whole network against the authors' PyTorch network, forward, losses and gradients."""
 
+import sys
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -72,11 +74,12 @@ def test_inference_mode(variables, theirs):
 
 # The forms of other backends, run on the CPU, and the CPU's own, which round in another order, see
 # `check_gradient_norms`.
-BY_BACKEND = pytest.mark.parametrize("backend", ["gpu", "cpu"])
+BY_BACKEND = pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1e-3), ("cpu", 4e-3)])
 
 
-@BY_BACKEND
-def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend):
+# 1.03e-3 was seen where 1e-3 was the bound, before transposed convolutions took their present form.
+@pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1.5e-3), ("cpu", 4e-3)])
+def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend, tolerance):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params = variables["params"]
 
@@ -85,15 +88,15 @@ def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend):
         return dice + 0.1 * terms.sum(), logits
 
     gradient_of = jax.value_and_grad(total, has_aux=True)
-    (loss, logits), gradients = jax.jit(gradient_of)(params)
+    (loss, logits), gradients = (jax.jit(gradient_of) if backend == "cpu" else gradient_of)(params)
     prob = jax.nn.sigmoid(logits)
     assert golden.relative_error(prob, golden.nhwc(theirs["train_prob"])) < 1e-4
     np.testing.assert_allclose(loss, theirs["train_total_loss"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "train_grad_norms")
+    check_gradient_norms(gradients, theirs, "train_grad_norms", tolerance)
 
 
 @BY_BACKEND
-def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, backend):
+def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, backend, tolerance):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     def distill(params):
@@ -101,11 +104,33 @@ def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, b
 
     loss, gradients = jax.jit(jax.value_and_grad(distill))(variables["params"])
     np.testing.assert_allclose(loss, theirs["train_distill"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "distill_grad_norms")
+    check_gradient_norms(gradients, theirs, "distill_grad_norms", tolerance)
 
 
-def check_gradient_norms(gradients, theirs, which):
-    """Norms agree to 4e-3, except those that are zero in exact arithmetic, and to 1e-3 on
+def test_forms_of_all_backends_have_the_same_gradients(monkeypatch, variables, theirs):
+    """In float64, where neither their rounding nor the published one hides a mistake."""
+    monkeypatch.setattr(sys.modules[__name__], "MODEL", MODEL.clone(dtype=jnp.float64))
+
+    def gradients(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+        def total(params):
+            dice, terms, _ = losses(params, exact, theirs)
+            return dice + 0.1 * terms.sum()
+
+        return jax.jit(jax.grad(total))(exact["params"])
+
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
+        ours, others = (jax.tree.leaves(gradients(backend)) for backend in ("cpu", "gpu"))
+        largest = max(float(jnp.linalg.norm(x)) for x in map(jnp.ravel, ours))
+        for one, other in zip(ours, others, strict=True):
+            assert one.dtype == jnp.float64
+            np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-12 * largest)
+
+
+def check_gradient_norms(gradients, theirs, which, tolerance):
+    """Norms agree to `tolerance`, except those that are zero in exact arithmetic, and to 1e-3 on
     average (root mean square).
 
     The published float32 norms of either loss are up to 2.4e-3 from ours computed in float64: that
@@ -122,7 +147,7 @@ def check_gradient_norms(gradients, theirs, which):
         name = torch_name(path, "published")
         seen.add(name)
         norm = float(jnp.linalg.norm(gradient.ravel()))
-        assert abs(norm - expected[name]) <= 4e-3 * expected[name] + 1e-7 * largest, (
+        assert abs(norm - expected[name]) <= tolerance * expected[name] + 1e-7 * largest, (
             name,
             norm,
             expected[name],
