@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from input_pipeline import dicom, nifti
+from input_pipeline import dicom, dicom_slice, nifti
 from input_pipeline.scans import Scan, Stack, check_intensity, upright
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -170,7 +170,7 @@ def _format_of(path: Path) -> str:
         return "dicom"
     for kind, suffixes in (
         ("nifti", nifti.SUFFIXES),
-        ("dicom", dicom.SUFFIXES),
+        ("dicom", dicom_slice.SUFFIXES),
         ("picture", SUFFIXES),
         ("npy", (".npy",)),
     ):

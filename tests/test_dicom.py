@@ -408,5 +408,5 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
     made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
     path = write(made, tmp_path / "a.dcm")
     absent = types.SimpleNamespace(available_plugins=())
-    monkeypatch.setattr("input_pipeline.dicom.get_decoder", lambda syntax: absent)
+    monkeypatch.setattr("input_pipeline.dicom_slice.get_decoder", lambda syntax: absent)
     refused(read_dicom, path, "pip install pylibjpeg-libjpeg")
