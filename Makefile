@@ -9,7 +9,7 @@ demo: $(VENV)/runtime
 	$(BIN)/python -m launch.demo --out demo_output
 
 test: $(VENV)/development
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/development
 	$(BIN)/ruff check .

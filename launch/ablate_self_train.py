@@ -50,11 +50,9 @@ def main(arguments: list[str]) -> None:
         "launch.ablate_self_train", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder for all runs")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds [3]")
+    parser.add_argument("--seeds", type=command.positive_int, default=3, help="number of seeds [3]")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, config = command.parse_with_config(parser, arguments)
-    if options.seeds < 1:
-        parser.error(f"--seeds is {options.seeds}; expected 1 or more")
     results = ablate(config, options.workdir, seeds=options.seeds, quiet=options.quiet)
     print(f"\n{table(results, setup.class_names(config))}\n\n{options.workdir / 'ablation.json'}")
 

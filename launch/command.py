@@ -69,6 +69,13 @@ def keep_memory() -> None:
         libc.mallopt(parameter, value)
 
 
+def positive_int(text: str) -> int:
+    """A flag's whole number of 1 or more; a message of argparse's where it is not one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, 1 or more")
+    return int(text)
+
+
 def parse_with_config(
     parser: argparse.ArgumentParser, arguments: list[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:

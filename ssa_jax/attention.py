@@ -18,14 +18,15 @@ def energy(features: Array, power: float = 2.0) -> Array:
       power: z, at least 1: below, the gradient of a silent channel is infinite.
 
     Returns:
-      `[B, H, W]` float32, not negative.
+      `[B, H, W]` float32 (float64 stays float64), not negative.
 
     Raises:
       ValueError: z is below 1.
     """
     if power < 1:
         raise ValueError(f"attention.power is {power}; expected 1 or more")
-    return jnp.sum(jnp.abs(features.astype(jnp.float32)) ** power, axis=-1)
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    return jnp.sum(jnp.abs(features) ** power, axis=-1)
 
 
 def spatial_softmax(maps: Array, normalize: str = "none") -> Array:

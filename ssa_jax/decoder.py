@@ -39,7 +39,7 @@ class Decoder(nn.Module):
       outputs: channels of the logits.
       skip: 'concat' (the paper) or 'add' (the published code).
       norm: BatchNorm constructor.
-      dtype: type of the computation; logits are float32.
+      dtype: type of the computation; logits are float32 or wider.
     """
 
     outputs: int
@@ -71,4 +71,5 @@ class Decoder(nn.Module):
         x = TransposedConv(32, kernel_size=4, dtype=self.dtype, name="head_deconv1")(x)
         x = nn.relu(x)
         x = nn.relu(conv(32, name="head_conv2")(x))
-        return conv(self.outputs, name="head_conv3")(x).astype(jnp.float32)
+        logits = conv(self.outputs, name="head_conv3")(x)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

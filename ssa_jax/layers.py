@@ -54,7 +54,7 @@ def _on_cpu() -> bool:
 
 def _convolve(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
     """With `padding` zeros before and after both axes, by the fastest way (docs/performance.md)."""
-    if _on_cpu() and x.dtype == jnp.float32:
+    if _on_cpu() and x.dtype != jnp.bfloat16:
         channels, features = kernel.shape[2:]
         if stride == 1 and features < NARROW:
             return _by_taps(x, kernel, padding)

@@ -86,9 +86,9 @@ def _reachable(kernel: Array, positions: int) -> Array:
 
 
 def _form(kernel: Array, slices: Array, *, filtered: bool) -> Form:
-    """How a message is computed; minimal filtering needs float32 (bfloat16 rounds too much)."""
+    """How a message is computed; not filtered in bfloat16, which rounds too much."""
     size, (batch, positions) = kernel.shape[0], slices.shape[1:3]
-    if filtered and slices.dtype == jnp.float32 and batch * positions >= FILTERED_POSITIONS:
+    if filtered and slices.dtype != jnp.bfloat16 and batch * positions >= FILTERED_POSITIONS:
         return minimal(size, positions)
     return Direct(size)
 

@@ -72,74 +72,69 @@ def test_inference_mode(variables, theirs):
     np.testing.assert_allclose(dice, theirs["eval_dice_loss"], rtol=1e-4)
 
 
-# The forms of other backends, run on the CPU, and the CPU's own, which round in another order, see
-# `check_gradient_norms`.
-BY_BACKEND = pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1e-3), ("cpu", 4e-3)])
+def gradients(monkeypatch, backend, variables, theirs):
+    """In training mode, by the forms of a backend, on the backend at hand.
 
-
-# 1.03e-3 was seen where 1e-3 was the bound, before transposed convolutions took their present form.
-@pytest.mark.parametrize(("backend", "tolerance"), [("gpu", 1.5e-3), ("cpu", 4e-3)])
-def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend, tolerance):
+    Returns:
+      The total loss, the attention loss, the logits, and the gradients of the two losses.
+    """
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    params = variables["params"]
 
-    def total(params):
+    def two_losses(params):
         dice, terms, logits = losses(params, variables, theirs)
-        return dice + 0.1 * terms.sum(), logits
+        return (dice + 0.1 * terms.sum(), terms.sum()), logits
 
-    gradient_of = jax.value_and_grad(total, has_aux=True)
-    (loss, logits), gradients = (jax.jit(gradient_of) if backend == "cpu" else gradient_of)(params)
+    @jax.jit
+    def computed(params):
+        values, pullback, logits = jax.vjp(two_losses, params, has_aux=True)
+        one, zero = (jnp.full_like(values[0], number) for number in (1, 0))
+        return *values, logits, pullback((one, zero))[0], pullback((zero, one))[0]
+
+    return computed(variables["params"])
+
+
+@pytest.mark.parametrize("backend", ["gpu", "cpu"])
+def test_training_mode_and_gradients(monkeypatch, variables, theirs, backend):
+    total, distill, logits, *both = gradients(monkeypatch, backend, variables, theirs)
     prob = jax.nn.sigmoid(logits)
     assert golden.relative_error(prob, golden.nhwc(theirs["train_prob"])) < 1e-4
-    np.testing.assert_allclose(loss, theirs["train_total_loss"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "train_grad_norms", tolerance)
+    np.testing.assert_allclose(total, theirs["train_total_loss"], rtol=1e-4)
+    np.testing.assert_allclose(distill, theirs["train_distill"], rtol=1e-4)
+    for gradient, which in zip(both, ("train_grad_norms", "distill_grad_norms"), strict=True):
+        check_gradient_norms(gradient, theirs, which, ROUNDING)
 
 
-@BY_BACKEND
-def test_gradients_of_the_attention_loss_alone(monkeypatch, variables, theirs, backend, tolerance):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-
-    def distill(params):
-        return losses(params, variables, theirs)[1].sum()
-
-    loss, gradients = jax.jit(jax.value_and_grad(distill))(variables["params"])
-    np.testing.assert_allclose(loss, theirs["train_distill"], rtol=1e-4)
-    check_gradient_norms(gradients, theirs, "distill_grad_norms", tolerance)
-
-
-def test_forms_of_all_backends_have_the_same_gradients(monkeypatch, variables, theirs):
-    """In float64, where neither their rounding nor the published one hides a mistake."""
+def test_gradients_in_float64(monkeypatch, variables, theirs):
+    """Where our rounding hides no mistake: forms of all backends agree to 1e-9, and the published
+    norms are met to their own rounding, which is float32's."""
     monkeypatch.setattr(sys.modules[__name__], "MODEL", MODEL.clone(dtype=jnp.float64))
-
-    def gradients(backend):
-        monkeypatch.setattr(jax, "default_backend", lambda: backend)
-
-        def total(params):
-            dice, terms, _ = losses(params, exact, theirs)
-            return dice + 0.1 * terms.sum()
-
-        return jax.jit(jax.grad(total))(exact["params"])
-
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
-        ours, others = (jax.tree.leaves(gradients(backend)) for backend in ("cpu", "gpu"))
-        largest = max(float(jnp.linalg.norm(x)) for x in map(jnp.ravel, ours))
-        for one, other in zip(ours, others, strict=True):
-            assert one.dtype == jnp.float64
-            np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-12 * largest)
+        ours, others = (
+            gradients(monkeypatch, backend, exact, theirs)[3:] for backend in ("cpu", "gpu")
+        )
+        for gradient, which in zip(ours, ("train_grad_norms", "distill_grad_norms"), strict=True):
+            check_gradient_norms(gradient, theirs, which, PUBLISHED_ROUNDING)
+        one, other = jax.tree.leaves(ours), jax.tree.leaves(others)
+        largest = max(float(jnp.linalg.norm(x.ravel())) for x in one)
+        for mine, alike in zip(one, other, strict=True):
+            assert mine.dtype == jnp.float64
+            np.testing.assert_allclose(alike, mine, rtol=1e-9, atol=1e-12 * largest)
 
 
-def check_gradient_norms(gradients, theirs, which, tolerance):
-    """Norms agree to `tolerance`, except those that are zero in exact arithmetic, and to 1e-3 on
-    average (root mean square).
+# Of gradient norms, at most and on average (root mean square). The published ones are up to 2.4e-3
+# from ours in float64; how far float32 is off depends on the order of operations and so on the
+# version of JAX: up to 3.3e-3 and 6.7e-3, on average 7e-4 and 2.0e-3, were seen on a CPU.
+PUBLISHED_ROUNDING = (3e-3, 1e-3)
+ROUNDING = (1e-2, 3e-3)
 
-    The published float32 norms of either loss are up to 2.4e-3 from ours computed in float64: that
-    much is rounding, which depends on the order of operations. Seen in float32 on one machine: the
-    CPU's forms are up to 3.3e-3 (on average 7e-4) from the published norms, other backends' up to
-    2.0e-3 when compiled.
+
+def check_gradient_norms(gradients, theirs, which, tolerances):
+    """Norms agree with the published ones, except those that are zero in exact arithmetic.
 
     A bias right before a BatchNorm has no gradient but rounding: its norm is far below the rest.
     """
+    at_most, on_average = tolerances
     expected = dict(zip(theirs["train_grad_names"].tolist(), theirs[which], strict=True))
     largest = max(expected.values())
     seen, errors = set(), []
@@ -147,7 +142,7 @@ def check_gradient_norms(gradients, theirs, which, tolerance):
         name = torch_name(path, "published")
         seen.add(name)
         norm = float(jnp.linalg.norm(gradient.ravel()))
-        assert abs(norm - expected[name]) <= tolerance * expected[name] + 1e-7 * largest, (
+        assert abs(norm - expected[name]) <= at_most * expected[name] + 1e-7 * largest, (
             name,
             norm,
             expected[name],
@@ -155,4 +150,4 @@ def check_gradient_norms(gradients, theirs, which, tolerance):
         if expected[name] > 1e-5 * largest:
             errors.append((norm - expected[name]) / expected[name])
     assert seen == set(expected)
-    assert np.sqrt(np.mean(np.square(errors))) < 1e-3
+    assert np.sqrt(np.mean(np.square(errors))) < on_average

@@ -25,15 +25,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("what", choices=list(KINDS))
     chosen = parser.parse_args(arguments[:1])
     own = argparse.ArgumentParser(f"launch.benchmark {chosen.what}", allow_abbrev=False)
-    own.add_argument("--repeats", type=_count, default=9, help="times to measure each [9]")
+    own.add_argument(
+        "--repeats", type=command.positive_int, default=9, help="times to measure each [9]"
+    )
     own.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder [benchmarks]")
     KINDS[chosen.what](own, arguments[1:])
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, 1 or more")
-    return int(text)
 
 
 def _spatial_conv(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -47,14 +43,18 @@ def _network(parser: argparse.ArgumentParser, arguments: list[str], *, training:
 
 
 def _input(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    parser.add_argument("--steps", type=_count, default=20, help="of each measurement [20]")
+    parser.add_argument(
+        "--steps", type=command.positive_int, default=20, help="of each measurement [20]"
+    )
     options, config = command.parse_with_config(parser, arguments)
     feed.measure(config, options.steps, options.repeats, options.out)
 
 
 def _pseudo_labels(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
-    parser.add_argument("--slices", type=_count, default=64, help="unlabelled slices [64]")
+    parser.add_argument(
+        "--slices", type=command.positive_int, default=64, help="unlabelled slices [64]"
+    )
     options = parser.parse_args(arguments)
     pseudo_labels.measure(options.workdir, options.slices, options.repeats, options.out)
 

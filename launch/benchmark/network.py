@@ -22,6 +22,7 @@ from launch.benchmark.timing import (
     spread,
     torch_installed,
 )
+from launch.command import positive_int
 from launch.setup import DTYPES
 from ssa_jax.decoder import Decoder
 from ssa_jax.model import Prediction, SSANet
@@ -56,8 +57,12 @@ HEAD_SCALES = {"head_deconv1": 4, "head_conv2": 1, "head_conv3": 1}
 
 def add_options(parser: argparse.ArgumentParser, *, training: bool) -> None:
     """Sizes, batches and types to sweep, and for training whether its parts are measured."""
-    parser.add_argument("--sizes", nargs="+", type=int, default=[256], help="image sides [256]")
-    parser.add_argument("--batches", nargs="+", type=int, default=[2, 4], help="batch sizes [2 4]")
+    parser.add_argument(
+        "--sizes", nargs="+", type=positive_int, default=[256], help="image sides [256]"
+    )
+    parser.add_argument(
+        "--batches", nargs="+", type=positive_int, default=[2, 4], help="batch sizes [2 4]"
+    )
     parser.add_argument(
         "--dtypes", nargs="+", choices=list(DTYPES), default=["float32"], help="[float32]"
     )

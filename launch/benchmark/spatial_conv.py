@@ -22,6 +22,7 @@ from launch.benchmark.timing import (
     spread,
     torch_installed,
 )
+from launch.command import positive_int
 from ssa_jax.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 
 Shape = tuple[int, int, int]  # B, H, W
@@ -39,8 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="BxHxW",
         help="batch, rows, columns [4x4x4 2x8x8 1x16x16]",
     )
-    parser.add_argument("--channels", nargs="+", type=int, default=[512], help="C [512]")
-    parser.add_argument("--kernels", nargs="+", type=int, default=[9], help="k [9]")
+    parser.add_argument("--channels", nargs="+", type=positive_int, default=[512], help="C [512]")
+    parser.add_argument("--kernels", nargs="+", type=positive_int, default=[9], help="k [9]")
     parser.add_argument(
         "--dtypes",
         nargs="+",
@@ -62,11 +63,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=IMPLEMENTATIONS,
         help=f"[{' '.join(IMPLEMENTATIONS)}]",
     )
-    parser.add_argument("--unrolls", nargs="+", type=int, default=[1, 4], help="of the scans [1 4]")
+    parser.add_argument(
+        "--unrolls", nargs="+", type=positive_int, default=[1, 4], help="of the scans [1 4]"
+    )
     parser.add_argument(
         "--compile-rows",
         nargs="*",
-        type=int,
+        type=positive_int,
         default=[8, 16, 32, 64],
         help="sides of maps to measure the compile time at; none skips it [8 16 32 64]",
     )
