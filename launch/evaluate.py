@@ -95,9 +95,9 @@ def evaluate(
     slices = _labelled_slices(config, workdir, split)
     _check_out(out)
     variables, step = setup.trained_variables(config, workdir, which)
-    predict = make_predict(setup.build_model(config), flip=config.eval.flip)
+    predict = make_predict(setup.build_model(config), flip=config.eval.flip)(variables)
     batches = eval_batches(slices, setup.preprocessing(config), batch_size=config.eval.batch_size)
-    predictions = predict_slices(predict, variables, batches, from_grid)
+    predictions = predict_slices(predict, batches, from_grid)
     with (
         filling(out, owned=OUTPUTS) as folder,
         progress(len(slices), quiet=quiet) as bar,

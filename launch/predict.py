@@ -87,6 +87,11 @@ class Pictures(LazySequence[Slice]):
         lung = None
         if self._lung_dir is not None:
             mask_path = self._lung_dir / f"{path.stem}.png"
+            if not mask_path.exists():
+                raise FileNotFoundError(
+                    f"{mask_path}: not found; --lung-dir must hold a lung mask of that name for "
+                    f"{path}"
+                )
             lung = read_mask(mask_path, labels=(0, 1))
             if lung.shape != image.shape:
                 raise ValueError(
@@ -195,12 +200,12 @@ def predict(
     slices = Pictures(paths, preprocessing, lung_dir)
     slices.check()
     variables, _ = setup.trained_variables(config, workdir, which)
-    network = make_predict(setup.build_model(config), flip=config.eval.flip)
+    network = make_predict(setup.build_model(config), flip=config.eval.flip)(variables)
     size = min(config.eval.batch_size, len(slices))
     batches = eval_batches(slices, slices.prepared_by, batch_size=size)
     rows = []
     with filling(out) as folder, progress(len(slices), quiet=quiet) as bar:
-        for prediction in predict_slices(network, variables, batches, from_grid):
+        for prediction in predict_slices(network, batches, from_grid):
             rows.append(areas(prediction, setup.class_names(config)))
             _write(prediction, config, folder, pictures=pictures)
             bar.update()

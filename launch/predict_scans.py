@@ -26,7 +26,6 @@ from launch.pictures import SlicePicture, contact_sheet
 from launch.writer import filling, is_filled, progress, write_nifti_mask, write_table
 from ssa_jax.evaluate import predict_slices
 from ssa_jax.inference import Predict, make_predict
-from ssa_jax.state import Variables
 
 TABLE = "volumes.csv"
 DECIMALS = 6  # of volumes in mL
@@ -39,7 +38,6 @@ class Network(NamedTuple):
     config: ConfigDict
     preprocessing: Preprocessing
     predict: Predict
-    variables: Variables
 
 
 class Reading(NamedTuple):
@@ -74,17 +72,18 @@ def predict_scans(
 
     Raises:
       ValueError: a scan that cannot be used, or a network that needs other inputs.
+      FileNotFoundError: a lung mask is missing.
       FileExistsError: `out` holds something.
       OSError: a file cannot be read, or the disk refuses.
     """
     config = setup.load_config(workdir)
     preprocessing = setup.preprocessing(config)
-    _check_lungs(workdir, preprocessing, reading.lung_dir)
+    _check_lungs(workdir, preprocessing, reading.lung_dir, scans)
     if is_filled(out):
         raise FileExistsError(f"{out}: is not empty; name a new folder as --out or clear it")
     variables, _ = setup.trained_variables(config, workdir, which)
-    predict = make_predict(setup.build_model(config), flip=config.eval.flip)
-    network = Network(config, preprocessing, predict, variables)
+    predict = make_predict(setup.build_model(config), flip=config.eval.flip)(variables)
+    network = Network(config, preprocessing, predict)
     names = setup.class_names(config)
     rows = []
     with filling(out) as folder:
@@ -187,7 +186,7 @@ def _segment(
     batches = eval_batches(
         slices, slices.prepared_by, batch_size=min(network.config.eval.batch_size, len(slices))
     )
-    predictions = predict_slices(network.predict, network.variables, batches, from_grid)
+    predictions = predict_slices(network.predict, batches, from_grid)
     with progress(len(slices), quiet=quiet) as bar:
         for number, prediction in enumerate(predictions):
             labels[slices.places[number]][slices.window] = prediction.labels
@@ -205,13 +204,22 @@ def _sides(scan: Scan, lung_dir: Path | None, name: str) -> np.ndarray:
     return read_lung_sides(lung_dir / name, scan)
 
 
-def _check_lungs(workdir: Path, preprocessing: Preprocessing, lung_dir: Path | None) -> None:
-    """A network that was trained with given lung masks needs them."""
+def _check_lungs(
+    workdir: Path, preprocessing: Preprocessing, lung_dir: Path | None, scans: Mapping[str, Path]
+) -> None:
+    """A network that was trained with given lung masks needs them; where given, for each scan."""
     if preprocessing.lung_mask == "file" and lung_dir is None:
         raise ValueError(
             f"{workdir}: this network needs a lung mask for each scan (data.lung_mask='file'); "
             "name the folder that holds them as --lung-dir. `python -m launch.lung_masks` makes "
             "them."
+        )
+    missing = [name for name in scans if lung_dir and not (lung_dir / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{lung_dir}: no {missing[0]}; expected a lung mask of that name for "
+            f"{scans[missing[0]]} ({len(missing)} of {len(scans)} are missing). `python -m "
+            "launch.lung_masks` makes them."
         )
 
 

@@ -281,7 +281,7 @@ class Rounds:
         write_report(self._workdir, self.rows, self._names, self._config, None)
 
     @cached_property
-    def _predict(self) -> Predict:
+    def _with_variables(self) -> Callable[[Variables], Predict]:
         return make_predict(setup.build_model(self._config), flip=self._config.eval.flip)
 
     def _predicted(
@@ -289,7 +289,7 @@ class Rounds:
     ) -> Iterator[SlicePrediction]:
         size, how = self._config.eval.batch_size, setup.preprocessing(self._config)
         batches = eval_batches(slices, how, batch_size=size)
-        return predict_slices(self._predict, variables, batches, from_grid)
+        return predict_slices(self._with_variables(variables), batches, from_grid)
 
     def _network(self, number: int) -> tuple[Variables, int]:
         """The network that a round ended with, and its step."""

@@ -234,7 +234,7 @@ def load_config(workdir: Path) -> ConfigDict:
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: not found. --workdir takes the folder that launch.train or "
-            "launch.import_torch wrote."
+            f"launch.import_torch wrote.{_networks_within(workdir)}"
         )
     config = base.get_config()
     try:
@@ -253,13 +253,27 @@ def fresh_variables(config: ConfigDict) -> Variables:
 
 
 def trained_variables(config: ConfigDict, workdir: Path, which: str) -> tuple[Variables, int]:
-    """The network in a workdir ('best' or 'last') and the step it was saved at."""
+    """The network in a workdir ('best' or 'last') and the step it was saved at.
+
+    Raises:
+      FileNotFoundError: no such checkpoint; networks in folders of the workdir are named.
+      ValueError: the checkpoint is of another network, or damaged.
+    """
+    within = _networks_within(workdir)
+    if within and not (workdir / "checkpoints").exists():
+        raise FileNotFoundError(f"{workdir}: no network of its own.{within}")
     like = jax.eval_shape(lambda: fresh_variables(config))
     checkpoints = Checkpoints(workdir, create=False)
     try:
         return checkpoints.restore_variables(which, like)
     finally:
         checkpoints.close()
+
+
+def _networks_within(workdir: Path) -> str:
+    """A hint for who named the folder of all rounds or folds instead of one of them."""
+    inside = sorted(path.parent.name for path in workdir.glob("*/checkpoints"))
+    return f" Its folders {', '.join(inside)} hold networks: name one of them." if inside else ""
 
 
 def _indices(ids: Sequence[str], wanted: Sequence[str], path: Path) -> list[int]:

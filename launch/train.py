@@ -106,12 +106,12 @@ def train_on(
     )
     _write_overview(workdir, variables)
     state = init_state(variables, optimizer, average=config.optim.average_decay > 0)
-    predict = make_predict(model, flip=config.eval.flip)
+    network = make_predict(model, flip=config.eval.flip)
     preprocessing = setup.preprocessing(config)
 
     def validate(current: Variables) -> float:
         batches = eval_batches(validation, preprocessing, batch_size=config.eval.batch_size)
-        predictions = predict_slices(predict, current, batches, from_grid)
+        predictions = predict_slices(network(current), batches, from_grid)
         return mean_dsc(predictions, len(setup.class_names(config)))
 
     checkpoints = Checkpoints(workdir)

@@ -8,7 +8,6 @@ import numpy as np
 
 from ssa_jax.inference import Predict, most_probable
 from ssa_jax.metrics import CaseRow, case_rows, dice_score
-from ssa_jax.state import Variables
 
 # Brings `[S, S, C]` on the network's grid back to a slice's own grid `[H, W, C]`.
 FromGrid = Callable[[np.ndarray, Any], np.ndarray]
@@ -48,14 +47,14 @@ class SlicePrediction(NamedTuple):
 
 
 def predict_slices(
-    predict: Predict, variables: Variables, batches: Iterable[Batch], from_grid: FromGrid
+    predict: Predict, batches: Iterable[Batch], from_grid: FromGrid
 ) -> Iterator[SlicePrediction]:
     """Predict every slice of `batches`, in order, on its own grid.
 
     The probabilities are resized, then the class is chosen.
     """
     for batch in batches:
-        output = predict(variables, batch.image)
+        output = predict(batch.image)
         rows = zip(batch.slices, batch.grids, output.prob, output.attention, strict=False)
         for item, grid, prob, attention in rows:
             own = np.clip(from_grid(prob, grid), 0.0, 1.0)

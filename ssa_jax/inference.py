@@ -26,10 +26,10 @@ class Output(NamedTuple):
     attention: np.ndarray
 
 
-Predict = Callable[[Variables, np.ndarray], Output]
+Predict = Callable[[np.ndarray], Output]
 
 
-def make_predict(model: SSANet, *, flip: bool) -> Predict:
+def make_predict(model: SSANet, *, flip: bool) -> Callable[[Variables], Predict]:
     """Inference spread over this process's devices.
 
     Args:
@@ -38,7 +38,9 @@ def make_predict(model: SSANet, *, flip: bool) -> Predict:
         axes (test-time augmentation).
 
     Returns:
-      `predict(variables, image [B, H, W, C]) -> Output`; B need not divide by the devices.
+      A function that takes variables, brings them to the devices once and gives
+      `predict(image [B, H, W, C]) -> Output`; B need not divide by the devices. Compiled once,
+      whatever the variables.
     """
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices), ("batch",))
@@ -56,15 +58,19 @@ def make_predict(model: SSANet, *, flip: bool) -> Predict:
 
     compiled = jax.jit(forward)
 
-    def predict(variables: Variables, image: np.ndarray) -> Output:
-        count = len(image)
-        missing = -count % len(devices)
-        padded = np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        placed = arrived(jax.device_put((variables, padded), (whole, split)))
-        prob, attention = compiled(*placed)
-        return Output(np.asarray(prob)[:count], np.asarray(attention)[:count])
+    def with_variables(variables: Variables) -> Predict:
+        placed = arrived(jax.device_put(variables, whole))
 
-    return predict
+        def predict(image: np.ndarray) -> Output:
+            count = len(image)
+            missing = -count % len(devices)
+            padded = np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            prob, attention = compiled(placed, arrived(jax.device_put(padded, split)))
+            return Output(np.asarray(prob)[:count], np.asarray(attention)[:count])
+
+        return predict
+
+    return with_variables
 
 
 def _apply(model: SSANet, variables: Variables, image: Array) -> Prediction:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,13 @@ def workdir(tmp_path, records) -> Path:
 def by_brightness(monkeypatch) -> None:
     """In place of the trained network, one that calls bright pixels lesion."""
 
-    def network(_, image: np.ndarray) -> Output:
+    def network(image: np.ndarray) -> Output:
         lesion = np.where(image > 0.5, 0.9, 0.1)
         prob = np.concatenate([1 - lesion, lesion], axis=-1)
         return Output(prob.astype(np.float32), np.repeat(image[..., :1], 4, axis=-1))
 
     monkeypatch.setattr(setup, "trained_variables", lambda *_: ({}, 70))
-    monkeypatch.setattr(evaluate, "make_predict", lambda *_, **__: network)
+    monkeypatch.setattr(evaluate, "make_predict", lambda *_, **__: lambda _: network)
 
 
 def run(capsys, *arguments: str | Path) -> tuple[int, str, str]:
@@ -129,7 +130,7 @@ def test_each_class_is_scored_on_its_own(workdir, monkeypatch, capsys):
     truth = np.digitize(image, [100, 200]).astype(np.uint8)
     truth[40:60, 50:60] = 1  # twice as many pixels of class 1 as are predicted; class 2 is right
 
-    def network(_, image: np.ndarray) -> Output:
+    def network(image: np.ndarray) -> Output:
         chosen = np.digitize(image, [0.3, 0.8])
         return Output(np.eye(3, dtype=np.float32)[chosen[..., 0]], np.repeat(image, 4, axis=-1))
 
@@ -139,7 +140,7 @@ def test_each_class_is_scored_on_its_own(workdir, monkeypatch, capsys):
     slices = [Slice(image, truth, None, "a", "a", None)]
     monkeypatch.setattr(setup, "evaluation_slices", lambda *_: slices)
     monkeypatch.setattr(setup, "trained_variables", lambda *_: ({}, 1))
-    monkeypatch.setattr(evaluate, "make_predict", lambda *_, **__: network)
+    monkeypatch.setattr(evaluate, "make_predict", lambda *_, **__: lambda _: network)
     assert run(capsys, "--workdir", workdir)[0] == 0
     summary = json.loads((workdir / "evaluation" / "validation" / "metrics.json").read_text())
     dsc = {name: scores["dsc"]["mean"] for name, scores in summary["standard"].items()}
@@ -186,14 +187,17 @@ def test_a_restored_network_is_what_predicts(
     seen = []
 
     def spied(model, *, flip):
-        network = make_predict(model, flip=flip)
-
-        def predict(variables, image):
-            seen.append(network(variables, image))
+        def with_variables(variables):
             np.testing.assert_array_equal(variables["params"]["encoder"]["stem"]["kernel"], stem)
-            return seen[-1]
+            network = make_predict(model, flip=flip)(variables)
 
-        return predict
+            def predict(image):
+                seen.append(network(image))
+                return seen[-1]
+
+            return predict
+
+        return with_variables
 
     monkeypatch.setattr(evaluate, "make_predict", spied)
     assert run(capsys, "--workdir", workdir, "--split", "test", "--out", tmp_path / "out")[0] == 0
@@ -225,6 +229,16 @@ def test_what_is_not_there(tmp_path, workdir, capsys):
     known = ("train (4)", "unlabelled (1)", "test (2)", "validation is held out of train")
     assert all(part in errors for part in known), errors
     assert not (workdir / "evaluation").exists() and not (tmp_path / "none").exists()
+
+
+def test_the_folder_of_all_rounds_or_folds_names_theirs(tmp_path, workdir, capsys):
+    rounds, folds = tmp_path / "rounds", tmp_path / "folds"
+    for inner in (rounds / "round_01", rounds / "round_02", folds / "fold_1"):
+        (inner / "checkpoints").mkdir(parents=True)
+    shutil.copy(workdir / "config.json", rounds)
+    both = f"{rounds}: no network of its own. Its folders round_01, round_02 hold networks"
+    refuse(capsys, both, "--workdir", rounds, "--split", "test")
+    refuse(capsys, "Its folders fold_1 hold networks", "--workdir", folds, "--split", "test")
 
 
 def test_a_folder_of_other_pictures_stays(tmp_path, workdir, by_brightness, capsys):

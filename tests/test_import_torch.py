@@ -76,8 +76,8 @@ def test_published_weights_predict_what_the_authors_network_predicts(tmp_path, s
     variables, step = setup.trained_variables(config, tmp_path / "work", "best")
     assert step == 0
     theirs = golden.network()
-    predict = make_predict(setup.build_model(config), flip=False)
-    prob = predict(variables, golden.nhwc(theirs["x_nchw"])).prob
+    predict = make_predict(setup.build_model(config), flip=False)(variables)
+    prob = predict(golden.nhwc(theirs["x_nchw"])).prob
     assert golden.relative_error(prob[..., 1:], golden.nhwc(theirs["eval_prob"])) < 1e-4
 
 

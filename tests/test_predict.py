@@ -17,7 +17,7 @@ SIDE = 64
 def by_brightness(classes: int):
     """A predictor: class 1 where the intensity is above 0.3, class 2 above 0.8, probability 0.9."""
 
-    def network(_, image: np.ndarray) -> Output:
+    def network(image: np.ndarray) -> Output:
         intensity = image[..., 0]
         chosen = (intensity > 0.3).astype(int) + (classes > 2) * (intensity > 0.8)
         prob = np.where(np.arange(classes) == chosen[..., None], 0.9, 0.1 / (classes - 1))
@@ -36,7 +36,7 @@ def workdir(tmp_path, monkeypatch):
         config.data.update({"task": task, "lung_mask": lung_mask, "image_size": SIDE})
         config.eval.batch_size = 2
         network = by_brightness(len(setup.class_names(config)) + 1)
-        monkeypatch.setattr(predict, "make_predict", lambda *_, **__: network)
+        monkeypatch.setattr(predict, "make_predict", lambda *_, **__: lambda _: network)
         setup.save_config(config, tmp_path / "work")
         return tmp_path / "work"
 
@@ -170,7 +170,13 @@ def test_lung_masks_that_do_not_fit(tmp_path, workdir, capsys):
     arguments = ["--workdir", workdir(lung_mask="file"), "--out", tmp_path / "out", image]
     lungs = tmp_path / "lungs"
     refuse(capsys, "needs a lung mask for each slice", *arguments)
-    refuse(capsys, f"{lungs / 'a.png'}: No such file", *arguments, "--lung-dir", lungs)
+    refuse(
+        capsys,
+        f"{lungs / 'a.png'}: not found; --lung-dir must hold",
+        *arguments,
+        "--lung-dir",
+        lungs,
+    )
     save(lungs / "a.png", np.ones((3, 4), np.uint8))
     refuse(capsys, "has 3 x 4 pixels and", *arguments, "--lung-dir", lungs)
     save(lungs / "a.png", np.full((40, SIDE), 7, np.uint8))

@@ -25,7 +25,7 @@ ORDERS = [
 ]
 
 
-def dense_in_lung(_, image: np.ndarray) -> Output:
+def dense_in_lung(image: np.ndarray) -> Output:
     """Lesion where the lung mask is set and the intensity is that of soft tissue."""
     lesion = (image[..., 0] > 0.6) & (image[..., 1] > 0.5)
     prob = np.stack([~lesion, lesion], axis=-1).astype(np.float32)
@@ -41,7 +41,7 @@ def scan():
 def workdir(tmp_path, monkeypatch) -> Path:
     """A network that reads HU and a lung mask from a file, its place taken by `dense_in_lung`."""
     monkeypatch.setattr(setup, "trained_variables", lambda *_: ({}, 0))
-    monkeypatch.setattr(predict_scans, "make_predict", lambda *_, **__: dense_in_lung)
+    monkeypatch.setattr(predict_scans, "make_predict", lambda *_, **__: lambda _: dense_in_lung)
     config = ct_phantom.get_config()
     config.data.update({"image_size": 128, "lung_mask": "file"})
     setup.save_config(config, tmp_path / "work")
@@ -188,9 +188,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, workdir, capsys, sca
     base = ["--workdir", workdir, "--out", out]
     lungs = [*base, "--lung-dir", tmp_path / "lungs"]
     refuse(capsys, "launch.lung_masks", *base, "--intensity", "hu", path)
-    refuse(capsys, "state the intensity", *lungs, path)
-    refuse(capsys, "a.nii.gz", *lungs, "--intensity", "hu", path)  # no lung mask of that name
+    other = save(tmp_path / "b.nii.gz", scan.voxels)
     save(tmp_path / "lungs" / "a.nii.gz", scan.sides[1:])
+    missing = f"lungs: no b.nii.gz; expected a lung mask of that name for {other} (1 of 2"
+    refuse(capsys, missing, *lungs, "--intensity", "hu", path, other)
+    refuse(capsys, "state the intensity", *lungs, path)
     refuse(capsys, "44 x 100 x 130", *lungs, "--intensity", "hu", path)
     nib.save(nib.Nifti1Image(scan.sides, AFFINE * 1.01), tmp_path / "lungs" / "a.nii.gz")
     refuse(capsys, "mm apart", *lungs, "--intensity", "hu", path)

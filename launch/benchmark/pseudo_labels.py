@@ -47,14 +47,14 @@ def _runs(workdir: Path, slices: int) -> dict[str, Run]:
         raise ValueError(f"--slices is {slices}; expected at most {len(unlabelled)}")
     chosen, indices = setup.Subset(unlabelled, range(slices)), list(range(slices))
     variables, _ = setup.trained_variables(config, workdir, "last")
-    network = make_predict(setup.build_model(config), flip=config.eval.flip)
+    network = make_predict(setup.build_model(config), flip=config.eval.flip)(variables)
     how, trust = setup.preprocessing(config), trust_of(config)
     thresholds = class_thresholds(trust, np.zeros((len(setup.class_names(config)) + 1, 1)))
     ready = list(eval_batches(chosen, how, batch_size=config.eval.batch_size))
 
     def infer() -> None:
         for batch in ready:
-            network(variables, batch.image)
+            network(batch.image)
 
     def label() -> None:
         folder = Path(tempfile.mkdtemp()) / "pseudo"
@@ -65,7 +65,7 @@ def _runs(workdir: Path, slices: int) -> dict[str, Run]:
                 batches = eval_batches(
                     setup.Subset(unlabelled, part), how, batch_size=config.eval.batch_size
                 )
-                made = predict_slices(network, variables, batches, from_grid)
+                made = predict_slices(network, batches, from_grid)
                 writer.write(shard, pseudo_labels(part, made, thresholds, trust, lambda: None))
         finally:
             shutil.rmtree(folder.parent)

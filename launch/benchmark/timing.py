@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,6 +22,7 @@ Clock = Callable[[], float]
 MATMUL_SIDE = {"cpu": 2048}
 MATMUL_SIDE_OTHERWISE = 8192
 COPY_BYTES = 2**28
+SECONDS_TO_END = 10
 
 
 def in_turns(runs: Mapping[str, Run], repeats: int, warm_up: int = 2) -> dict[str, np.ndarray]:
@@ -92,6 +93,9 @@ def _process(maker: Callable[[], Mapping[str, Run]]) -> Iterator[Connection]:
     try:
         yield ours
     finally:
+        with suppress(OSError):
+            ours.send(None)  # so that it ends by itself, and what it has started too
+        process.join(SECONDS_TO_END)
         process.terminate()
 
 
@@ -111,12 +115,12 @@ def _ask(label: str, connection: Connection, name: str) -> float:
 
 
 def _serve(connection: Connection, maker: Callable[[], Mapping[str, Run]]) -> None:
-    """Make the runs, tell their names, and time one whenever asked, until terminated."""
+    """Make the runs, tell their names, and time one whenever asked, until asked for None."""
     keep_memory()
     runs = maker()
     connection.send(list(runs))
-    while True:
-        connection.send(second_run(runs[connection.recv()]))
+    for name in iter(connection.recv, None):
+        connection.send(second_run(runs[name]))
 
 
 def _seconds(run: Run) -> float:
