@@ -1,1 +1,1 @@
-"""Experiment configurations (`ml_collections`)."""
+"""Configurations of experiments, as functions `get_config` that return a locked ConfigDict."""

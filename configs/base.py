@@ -1,53 +1,82 @@
-"""Every field of a configuration with its unit and where the paper speaks of it."""
+"""Every field of a configuration, with its default, its unit and its place in the paper."""
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The paper's network and losses; experiments change what they need."""
+    """Return the paper's network and losses, the defaults of every experiment."""
     config = ConfigDict()
     config.seed = 0  # of the initial weights, the order of the slices and the augmentation
+    config.data = _data()
+    config.model = _model()
+    config.attention = _attention()
+    config.loss = _loss()
+    config.optim = _optim()
+    config.train = _train()
+    config.self_train = _self_train()
+    config.eval = _eval()
+    config.augment = _augment()
+    return config.lock()
 
-    data = config.data = ConfigDict()
-    data.name = "ct_phantom"  # a data set of input_pipeline/datasets.py
+
+def _data() -> ConfigDict:
+    """Return the data set, its splits, and the preprocessing of its slices."""
+    data = ConfigDict()
+    data.name = "ct_phantom"  # name of a data set in input_pipeline/datasets/catalog.py
     data.task = "binary"  # 'binary' (lesion) or 'multiclass' (ground-glass, consolidation)
     data.source_dir = ""  # folder with the downloaded files; not needed for ct_phantom
     data.data_dir = "tfds_data"  # where the records are built and read
-    data.validation_split = ""  # name of the validation split; '' holds slices of 'train' out
-    data.validation_slices = 0  # slices held out when validation_split is '', whole patients
-    data.train_slices = 0  # labelled slices that train, whole patients; 0 for all
-    data.lesion_slices_only = False  # train on slices with lesion alone (sec. 4.1)
-    data.split_seed = 0  # of the slices held out, and of train_slices
+    data.validation_split = ""  # name of the validation split; '' splits it off from 'train'
+    data.validation_slices = 0  # if validation_split is '': slices to split off, whole patients
+    data.train_slices = 0  # labelled slices to train on, whole patients; 0 for all
+    data.lesion_slices_only = False  # train only on slices with lesion (sec. 4.1)
+    data.split_seed = 0  # of the draw of validation_slices and train_slices
     data.image_size = 512  # side of the network's square grid, pixels, a multiple of 32 (sec. 4.1)
     data.lung_mask = "file"  # second input channel: 'file', 'threshold' or 'none' (sec. 3.2.1)
     data.lung_dilation = 0  # pixels added around the lung mask
+    return data
 
-    model = config.model = ConfigDict()
+
+def _model() -> ConfigDict:
+    """Return the network."""
+    model = ConfigDict()
     model.encoder = "published"  # or 'torchvision', which ImageNet weights fit
     model.skip = "concat"  # the paper's skip connections (sec. 3.1.3); 'add' is the published code
     model.spatial_conv = True  # table 3's "SC"
     model.kernel_size = 9  # k, width of the spatial convolution's kernels (eq. 5)
-    # How it is computed: 'auto' picks by backend; 'filtered', 'custom_vjp', 'scan' or 'unrolled',
-    # the same numbers up to rounding.
+    # Implementation: 'auto' (the backend's choice), 'filtered', 'custom_vjp', 'scan' or 'unrolled';
+    # all give the same numbers up to rounding.
     model.spatial_conv_impl = "auto"
     model.dtype = "float32"  # of the computation, or 'bfloat16'; parameters are float32
+    return model
 
-    attention = config.attention = ConfigDict()
+
+def _attention() -> ConfigDict:
+    """Return the attention maps and their loss."""
+    attention = ConfigDict()
     attention.alpha = 0.1  # weight of the attention loss (eq. 7); 0 is table 3 without "SA"
     attention.power = 2.0  # z (eq. 1)
     attention.start_epoch = 0.0  # epoch at which it starts (table 3, E1 to E6)
     attention.ramp_epochs = 0.0  # epochs over which its weight rises to alpha
     attention.normalize = "none"  # before the softmax: 'none' (paper), 'mean' or 'standardize'
-    attention.stop_gradient = False  # True: the deeper map only teaches (Hou et al. 2019)
+    attention.stop_gradient = False  # True: the deeper map is a fixed target (Hou et al. 2019)
+    return attention
 
-    loss = config.loss = ConfigDict()
+
+def _loss() -> ConfigDict:
+    """Return the segmentation loss."""
+    loss = ConfigDict()
     loss.dice = 1.0  # weight of the Dice loss (eq. 6)
-    loss.dice_absent = True  # False leaves a class that a slice lacks to the cross entropy
+    loss.dice_absent = True  # whether a class counts in slices without it
     loss.cross_entropy = 0.0  # weight of the cross entropy (eq. 8)
     loss.class_weight_over = "none"  # its class weights: 'none', 'lesion' or 'all'
     loss.class_weight_clip = 0.0  # largest class weight, 0 for no limit
+    return loss
 
-    optim = config.optim = ConfigDict()
+
+def _optim() -> ConfigDict:
+    """Return the optimiser and its schedule."""
+    optim = ConfigDict()
     optim.learning_rate = 1e-3
     optim.schedule = "cosine"  # or 'step': divided by 10 every decay_epochs (published code)
     optim.warmup_epochs = 0.0
@@ -55,35 +84,52 @@ def get_config() -> ConfigDict:
     optim.weight_decay = 1e-8  # decoupled, kernels only
     optim.clip_norm = 0.0  # largest gradient norm, 0 for no limit
     optim.accumulate_steps = 1  # steps averaged into one update (published code: 24)
-    # Of the running average of the weights, 0 for none; it is evaluated and gives pseudo-labels.
+    # Decay of the moving average of the weights, which is evaluated and makes pseudo-labels; 0 for
+    # none.
     optim.average_decay = 0.0
+    return optim
 
-    train = config.train = ConfigDict()
-    train.batch_size = 8  # of all devices together
+
+def _train() -> ConfigDict:
+    """Return the length of a training, its mapping, and its initial weights."""
+    train = ConfigDict()
+    train.batch_size = 8  # slices in a step, over all devices
     train.epochs = 150  # sec. 4.3.1
     train.validate_every = 1  # epochs between validations and checkpoints
     train.mapping = "pmap"  # or 'shard_map'; the same numbers
-    train.init_from = ""  # workdir whose best network is the start; '' for fresh weights
+    train.init_from = ""  # workdir whose best network gives the initial weights; '' draws them
+    return train
 
-    loop = config.self_train = ConfigDict()  # of launch.self_train alone
-    loop.move = 100  # t, unlabelled slices that join after a round (sec. 3.2.2)
+
+def _self_train() -> ConfigDict:
+    """Return the rounds of pseudo-labels, used by `ssa-jax self_train` alone."""
+    loop = ConfigDict()
+    loop.slices_per_round = 100  # t, unlabelled slices added after a round (sec. 3.2.2)
     loop.eta = 0.95  # confidence that a pseudo-label needs (eq. 9); 0 for no trust module
-    loop.low_confidence = "background"  # what other pixels become; or 'ignore'
-    loop.adaptive_share = 0.0  # share of a class's pixels that passes at least; 0 for eta alone
-    loop.soft = False  # a pixel's weight in the loss is the probability of its pseudo-label
-    loop.warm_start = False  # a round starts from the last one's weights, not from fresh ones
-    loop.same_steps = False  # every round takes the first one's number of steps, not train.epochs
-    loop.patience = 1  # rounds without a better validation DSC before it stops
+    loop.low_confidence = "background"  # label of other pixels; 'ignore' gives them weight 0
+    loop.adaptive_share = 0.0  # least share of a class's pixels to label; 0 for eta alone
+    loop.soft = False  # whether a pixel's weight is its pseudo-label's probability
+    loop.warm_start = False  # start a round from the last one's weights, not from fresh ones
+    loop.same_steps = False  # as many steps in every round as in the first
+    loop.patience = 1  # rounds without a better validation DSC after which to stop
     loop.max_rounds = 10
-    loop.unlabelled_slices = 0  # use that many, drawn by the seed; 0 for all
+    loop.unlabelled_slices = 0  # number of slices to use, drawn by the seed; 0 for all
+    return loop
 
-    evaluation = config.eval = ConfigDict()
+
+def _eval() -> ConfigDict:
+    """Return the prediction and scoring of slices."""
+    evaluation = ConfigDict()
     evaluation.batch_size = 8
-    evaluation.flip = False  # average over mirror images of the slice
+    evaluation.flip = False  # average the probabilities over mirror images of the slice
     evaluation.tolerance = 3.0  # of NSD: mm where the spacing is known, else pixels (sec. 4.2)
+    return evaluation
 
-    augment = config.augment = ConfigDict()
-    augment.flip_horizontal = True  # mirrors left and right: no class here depends on the side
+
+def _augment() -> ConfigDict:
+    """Return the augmentation, random changes to training slices."""
+    augment = ConfigDict()
+    augment.flip_horizontal = True  # swaps left and right; no class here depends on the side
     augment.flip_vertical = False
     augment.rotation_degrees = 10.0  # largest angle either way
     augment.scaling = 0.1  # largest relative change of size
@@ -92,5 +138,4 @@ def get_config() -> ConfigDict:
     augment.gamma = 0.2  # largest exponent is 1 + gamma, smallest its inverse
     augment.noise_sd = 0.02  # largest standard deviation of the noise
     augment.probability = 0.5  # of each change
-
-    return config.lock()
+    return augment

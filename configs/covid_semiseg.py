@@ -6,16 +6,32 @@ from configs import base
 
 
 def get_config(preset: str = "paper") -> ConfigDict:
-    """`covid_semiseg.py` is the paper's setting; `covid_semiseg.py:cpu` fits two CPU cores.
+    """Train on 40 of the 50 labelled slices and validate on the others.
+
+    Command for the preset 'paper', 512 px, for an accelerator:
+
+        ssa-jax train --config covid_semiseg --workdir W --config.data.source_dir=PATH
+
+    Not run.
+
+    Command for the preset 'cpu', 192 px, for two CPU cores:
+
+        ssa-jax train --config covid_semiseg:cpu --workdir W --config.data.source_dir=PATH
+
+    Hardware: one CPU core. Time: not recorded. Result: validation DSC 0.735 [0.653, 0.805] on the
+    10 slices, one seed, last checkpoint, interval over slices. The number of epochs was raised once
+    after a look at these slices, and the spatial convolution's implementation has changed since.
+
+    Args:
+        preset: 'paper' or 'cpu'.
 
     Raises:
-      ValueError: an unknown preset.
+        ValueError: an unknown preset.
     """
     if preset not in ("paper", "cpu"):
         raise ValueError(f"configs/covid_semiseg.py:{preset}: expected 'paper' or 'cpu'")
     config = base.get_config()
     config.data.name = "covid_semiseg"
-    config.data.source_dir = "../shared/data/covid_semiseg"
     config.data.validation_slices = 10
     config.data.lung_mask = "threshold"
     config.augment.flip_vertical = True

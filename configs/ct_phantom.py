@@ -1,4 +1,4 @@
-"""The embedded phantoms: what `make demo` trains, small enough for two CPU cores."""
+"""The embedded phantoms, 96 px: the training of the demo, small enough for two CPU cores."""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +6,16 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """A few minutes on two CPU cores."""
+    """Train on phantoms, which need no download.
+
+    Command (`ssa-jax demo` trains the same network and evaluates it):
+
+        ssa-jax train --config ct_phantom --workdir W
+
+    Hardware: two CPU cores. Time: a few minutes. Result of `make demo`, one seed, 40 test slices of
+    10 patients: DSC 0.614 [0.424, 0.757], HD95 132 [49, 243] mm, NSD at 3 mm 0.431 [0.285, 0.546];
+    the best intensity threshold has DSC 0.437 [0.274, 0.584].
+    """
     config = base.get_config()
     config.data.validation_split = "validation"
     config.data.image_size = 96

@@ -1,4 +1,4 @@
-"""A user's own NIfTI volumes, see `input_pipeline/folder.py`; 512 px, for an accelerator."""
+"""A user's own NIfTI volumes (`input_pipeline/datasets/folder.py`), 512 px, for an accelerator."""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +6,14 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """Set `data.source_dir`, and `data.validation_slices` to hold out that many or a few more."""
+    """Train on the slices with lesion of all patients but those of about 100 validation slices.
+
+    Command (`--config.data.validation_slices=N` changes their number):
+
+        ssa-jax train --config folder --workdir W --config.data.source_dir=PATH
+
+    Not run.
+    """
     config = base.get_config()
     config.data.name = "folder"
     config.data.validation_slices = 100

@@ -6,7 +6,14 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """Trains on the lone slices and validates on the nine volumes (section 4.1)."""
+    """Train on the single slices and validate on the nine volumes (section 4.1).
+
+    Command (with the records that `ssa-jax prepare medseg` builds in RECORDS):
+
+        ssa-jax train --config medseg --workdir W --config.data.data_dir=RECORDS
+
+    Not run on the published data.
+    """
     config = base.get_config()
     config.data.name = "medseg"
     config.data.task = "multiclass"

@@ -1,1 +1,1 @@
-"""Data: files and data sets in, batches of numpy arrays out; never imports jax."""
+"""Files and slices as NumPy arrays; nothing here imports JAX or reads a flag."""

@@ -1,8 +1,8 @@
-"""Random changes to one training slice that a CT scan could have undergone.
+"""Change training slices at random, within the limits of what occurs in CT scans.
 
-Geometry moves image, mask, lung mask and weight together; intensity touches channel 0 alone. The
-lung mask stays 0 or 1, labels stay labels, and nothing mirrors the patient unless a switch that
-says so is on.
+Geometric changes apply to image, mask, lung mask and weight alike; changes of intensity apply to
+channel 0 only. The lung mask stays 0 or 1 and labels stay labels. The patient is mirrored only if a
+flip is switched on.
 """
 
 from dataclasses import dataclass, fields
@@ -27,26 +27,29 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training slice may be changed; every draw is uniform within its range.
+    """How much a training slice may be changed.
+
+    Rotation, shift and gain are drawn uniformly from their ranges; so are the exponents of scaling
+    and gamma, and the standard deviation of the noise.
 
     Attributes:
-        flip_horizontal: mirror left and right, every other time. This swaps the anatomy's left
-            and right (the heart changes sides), which is allowed here because no class is
-            lateral; switch it off where one is.
-        flip_vertical: mirror front and back, every other time.
-        rotation_degrees: turn by up to this many degrees either way, 0 to 45.
+        flip_horizontal: mirror left and right with probability 0.5. This exchanges the anatomical
+            sides (the heart lies on the other side), which is harmless here because no class
+            depends on the side; switch it off if one does.
+        flip_vertical: mirror front and back with probability 0.5.
+        rotation_degrees: rotate by up to this many degrees either way, 0 to 45.
         scaling: enlarge or shrink by a factor in [1 / (1 + scaling), 1 + scaling], 0 to 0.5.
         intensity_shift: add up to this much either way, in units of the window (0.02 of the
             window [-1250, 250] is 30 HU), 0 to 0.5.
         intensity_gain: multiply by a factor in [1 - gain, 1 + gain], 0 to 0.5.
         gamma: raise to a power in [1 / (1 + gamma), 1 + gamma], 0 to 1.
-        noise_sd: add white noise of a standard deviation up to this, in units of the window, 0 to
+        noise_sd: add white noise of up to this standard deviation, in units of the window, 0 to
             0.5.
-        probability: chance, 0 to 1, of each of the three groups (turn and scale; gamma, gain and
-            shift; noise) to be applied to a slice. The flips have their own coin.
+        probability: probability, 0 to 1, with which each of three groups (rotation and scaling;
+            gamma, gain and shift; noise) is applied. The flips do not depend on it.
 
     Raises:
-        ValueError: a number lies outside its range; the message names the field.
+        ValueError: a number is outside its range; the message names the field.
     """
 
     flip_horizontal: bool
@@ -68,17 +71,17 @@ class Augmentation:
 
 
 def augment(example: Example, rng: np.random.Generator, settings: Augmentation) -> Example:
-    """Change one prepared slice at random; the arrays given stay as they are.
+    """Return a randomly changed copy of one prepared slice.
 
     Args:
-        example: 'image' [S, S, C] float32 in [0, 1], channel 1 (if any) the lung mask; 'mask'
-            [S, S] int32; 'weight' [S, S, 1] float32.
-        rng: the only source of chance: the same generator state gives the same result.
+        example: 'image' `[S, S, C]` float32 in [0, 1], whose channel 1 (if any) is the lung mask;
+            'mask' `[S, S]` int32 class index; 'weight' `[S, S, 1]` float32 in [0, 1].
+        rng: the only source of randomness: the same generator state gives the same result.
         settings: ranges and switches.
 
     Returns:
-        The same names, shapes and dtypes. Pixels that come in from outside the picture have
-        image 0, mask 0 and weight 0. Intensity is clipped to [0, 1].
+        The same names, shapes and dtypes. Pixels that were outside the image have image 0, mask 0
+        and weight 0. The intensity is clipped to [0, 1].
     """
     coins, apply = rng.random(2) < 0.5, rng.random(3) < settings.probability
     turn, zoom, shift, gain, power = rng.uniform(-1.0, 1.0, 5)
@@ -101,7 +104,7 @@ def augment(example: Example, rng: np.random.Generator, settings: Augmentation) 
 
 
 def _flip(example: Example, horizontal: bool, vertical: bool) -> Example:
-    """Mirror all arrays exactly, pixel for pixel."""
+    """Mirror all arrays, pixel for pixel."""
     rows, columns = (
         slice(None, None, -1 if vertical else 1),
         slice(None, None, -1 if horizontal else 1),
@@ -110,10 +113,11 @@ def _flip(example: Example, horizontal: bool, vertical: bool) -> Example:
 
 
 def _resample(example: Example, angle: float, factor: float) -> Example:
-    """Turn by `angle` radians (clockwise as displayed) and enlarge about the picture's middle.
+    """Rotate by `angle` radians (clockwise as displayed) and enlarge about the image's centre.
 
-    Intensity is bilinear; lung mask, labels and weight take the nearest pixel. The two round
-    differently on the very rim: only where the intensity has a source does anything count.
+    The intensity is interpolated bilinearly; lung mask, labels and weight take the nearest pixel.
+    The two methods round differently at the edge of the image, so the latter are set to 0 where the
+    intensity has no source.
     """
     image = example["image"]
     affine = _affine(angle, factor, image.shape[0])
@@ -133,13 +137,13 @@ def _resample(example: Example, angle: float, factor: float) -> Example:
 
 
 def _affine(angle: float, factor: float, size: int) -> Affine:
-    """Where a new pixel's centre lies in the old picture; x to the right, y down."""
+    """Return the map from a new pixel's centre to its place in the old image; x right, y down."""
     c, s, middle = np.cos(angle) / factor, np.sin(angle) / factor, size / 2
     return (c, s, middle - (c + s) * middle, -s, c, middle - (c - s) * middle)
 
 
 def _transform(array: NDArray, affine: Affine, resample: Image.Resampling) -> NDArray:
-    """Move one [S, S] float32 or int32 array; 0 comes in from outside."""
+    """Resample one `[S, S]` float32 or int32 array; pixels from outside the image are 0."""
     picture = Image.fromarray(np.ascontiguousarray(array))
     moved = picture.transform(picture.size, Image.Transform.AFFINE, affine, resample)
     return np.asarray(moved)

@@ -1,7 +1,7 @@
-"""Slices to batches: an endless, resumable training stream and ordered evaluation batches (grain).
+"""Make batches of slices: an endless, resumable training stream, and ordered evaluation batches.
 
-Chance depends on the seed and an example's place in the stream, never on the clock, the number of
-threads or the number of processes: N shards together see what one shard would see.
+Random numbers depend on the seed and on an example's position in the stream only, not on time or
+on the number of threads or processes: N shards together yield the examples of a single shard.
 """
 
 import os
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from input_pipeline.augment import Augmentation, Example, augment
-from input_pipeline.preprocess import Grid, Prepared, Preprocessing, Slice, prepare
+from input_pipeline.preprocess import Grid, Prepared, Preprocessing, prepare_slice
+from input_pipeline.slices import Slice
 
 READ_THREADS = 2
 PREFETCH_BATCHES = 4
@@ -23,12 +24,12 @@ PREFETCH_BATCHES = 4
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Slices in their given order, ready for the network.
+    """Consecutive slices as network input.
 
     Attributes:
-        image: [B, S, S, C] float32; the places after the last slice are zeros.
-        slices: the real slices of this batch, at most B.
-        grids: one per slice: how to bring its prediction back to its own grid.
+        image: `[B, S, S, C]` float32; zeros after the last slice.
+        slices: the slices of this batch, at most B.
+        grids: one for each slice; maps its prediction back to its own grid.
     """
 
     image: NDArray[np.float32]
@@ -37,7 +38,7 @@ class EvalBatch:
 
 
 class _PreparedSlices:
-    """Random access to prepared slices, each made on first use and kept (16 bytes a pixel)."""
+    """Prepared slices by index, each prepared on first use and kept (16 bytes per pixel)."""
 
     def __init__(self, slices: Sequence[Slice], preprocessing: Preprocessing) -> None:
         self._slices = slices
@@ -49,13 +50,13 @@ class _PreparedSlices:
 
     def __getitem__(self, index: int) -> Example:
         if index not in self._kept:
-            made = prepare(self._slices[index], self._preprocessing)
+            made = prepare_slice(self._slices[index], self._preprocessing)
             self._kept[index] = _arrays(made)
         return self._kept[index]
 
 
 def _arrays(made: Prepared) -> Example:
-    """The arrays of a prepared slice, read-only since the cache shares them."""
+    """Return the arrays of a prepared slice, made read-only because the cache shares them."""
     arrays = {"image": made.image, "mask": made.mask, "weight": made.weight}
     for array in arrays.values():
         array.setflags(write=False)
@@ -72,28 +73,29 @@ def train_iterator(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator:
-    """An endless stream of training batches, shuffled anew in every epoch.
+    """Return an endless stream of training batches, shuffled anew in every epoch.
 
-    Batches run across the ends of epochs, so none is short. The global stream is dealt out to the
-    shards in turn: batch k of all shards together holds the examples, augmentation included, of
-    batch k of one shard with the sum of the batch sizes.
+    A batch may span the end of an epoch, so all batches have the same size. The shards take the
+    examples of the global stream in turn: batch k of all shards together holds the examples,
+    augmentation included, of batch k of a single shard with the sum of the batch sizes.
 
     Args:
-        slices: labelled slices with random access; each is read and prepared once.
-        preprocessing: how a slice becomes network input.
-        augmentation: random changes, None for none.
-        batch_size: examples per batch of this process.
+        slices: labelled slices; each is read and prepared once.
+        preprocessing: how slices become network input.
+        augmentation: random changes; None for none.
+        batch_size: examples in each batch of this process, 1 or more.
         seed: 0 to 2**32 - 1; the same seed gives the same bits.
-        shard_index: number of this process.
+        shard_index: number of this process, from 0.
         shard_count: number of processes.
 
     Returns:
-        An iterator over {'image' [B, S, S, C] float32, 'mask' [B, S, S] int32, 'weight'
-        [B, S, S, 1] float32}. `get_state()` and `set_state(state)` resume it bit for bit.
+        An iterator over dictionaries of 'image' `[B, S, S, C]` float32, 'mask' `[B, S, S]` int32
+        and 'weight' `[B, S, S, 1]` float32. Its `get_state()` and `set_state(state)` resume it
+        bit for bit.
 
     Raises:
-        ValueError: no slices, or a number outside its range; later, from the iterator, a slice
-            that cannot be prepared.
+        ValueError: there are no slices, or a number is outside its range; the iterator raises it
+            if a slice cannot be prepared.
     """
     _check(len(slices), batch_size, seed, shard_index, shard_count)
     source = _PreparedSlices(slices, preprocessing)
@@ -108,15 +110,18 @@ def train_iterator(
 def eval_batches(
     slices: Sequence[Slice], preprocessing: Preprocessing, *, batch_size: int
 ) -> Iterator[EvalBatch]:
-    """All slices once, in their order, in batches of one size (the last padded with zeros).
+    """Yield all slices once, in order, in batches of one size (the last padded with zeros).
 
-    While a batch is being used, a thread reads the next one, and as many as there are further
-    cores prepare its slices.
+    While the caller uses a batch, one thread reads the next one and other threads, one for each
+    further core, prepare its slices.
 
     Args:
         slices: slices, labelled or not.
-        preprocessing: how a slice becomes network input.
-        batch_size: B.
+        preprocessing: how slices become network input.
+        batch_size: slices in each batch (B), 1 or more.
+
+    Yields:
+        The batches.
 
     Raises:
         ValueError: `batch_size` is below 1, or a slice cannot be prepared.
@@ -126,25 +131,26 @@ def eval_batches(
 
     def make(start: int) -> EvalBatch:
         chosen = [slices[k] for k in range(start, min(start + batch_size, len(slices)))]
-        made = list(workers.map(partial(prepare, p=preprocessing), chosen))
+        made = list(workers.map(partial(prepare_slice, preprocessing=preprocessing), chosen))
         image = np.zeros((batch_size, *made[0].image.shape), np.float32)
         image[: len(made)] = [item.image for item in made]
         return EvalBatch(image, chosen, [item.grid for item in made])
 
     if not slices:
         return
-    cores = max(1, (os.cpu_count() or 1) - 1)  # one is left to whoever uses the batches
+    cores = max(1, (os.cpu_count() or 1) - 1)  # one is left for the caller
     with ThreadPoolExecutor(cores) as workers, ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(make, 0)
+        pending = reader.submit(make, 0)
         for start in range(batch_size, len(slices), batch_size):
-            batch, coming = coming.result(), reader.submit(make, start)
+            batch, pending = pending.result(), reader.submit(make, start)
             yield batch
-        yield coming.result()
+        yield pending.result()
 
 
 def _check(count: int, batch_size: int, seed: int, shard_index: int, shard_count: int) -> None:
+    """Check the arguments of `train_iterator`."""
     if count < 1:
-        raise ValueError("there are no slices to train on; check the split and its hold-out")
+        raise ValueError("no slices to train on, expected 1 or more; check the split and hold-out")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more per process")
     if not 0 <= seed < 2**32:

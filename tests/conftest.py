@@ -13,7 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from ssa_jax.model import SSANet
+from configs import ct_phantom
+from ssa_jax.experiment.settings import Settings
+from ssa_jax.experiment.workdir import save_settings
+from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.training.checkpoint import Checkpoints
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -41,3 +45,17 @@ def variables_of(model, channels=2, seed=0):
 def network_variables():
     """Variables of the default network, as NumPy arrays."""
     return variables_of(SSANet())
+
+
+@pytest.fixture(scope="session")
+def small_workdir(tmp_path_factory, network_variables):
+    """A workdir whose best network, of drawn weights, reads HU on a small grid."""
+    workdir = tmp_path_factory.mktemp("small") / "W"
+    settings = Settings.from_config(ct_phantom.get_config()).replace(
+        {"data.image_size": 32, "data.lung_mask": "threshold", "eval.batch_size": 8}
+    )
+    save_settings(settings, workdir)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save_best(1, network_variables, {})
+    checkpoints.close()
+    return workdir

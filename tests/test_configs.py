@@ -2,18 +2,19 @@
 
 import ast
 import importlib
-from dataclasses import fields
-from pathlib import Path
+import json
+from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
 import pytest
 
 from configs import base
 from input_pipeline.augment import Augmentation
-from input_pipeline.preprocess import Slice
-from launch import setup
+from input_pipeline.slices import Slice
+from ssa_jax.experiment import data, factory
+from ssa_jax.experiment.settings import Settings
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(
     path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base")
 )
@@ -48,18 +49,61 @@ def test_a_configuration_is_locked_and_has_the_fields_of_base(preset):
 @pytest.mark.parametrize("preset", PRESETS, ids=":".join)
 def test_a_configuration_describes_real_objects(preset):
     config = load(*preset)
-    model = setup.build_model(config)
-    classes = 1 + len(setup.class_names(config))
+    settings = Settings.from_config(config)
+    model = factory.build_model(settings)
+    classes = 1 + len(settings.class_names)
     assert model.outputs == (1 if classes == 2 else classes)
-    assert setup.preprocessing(config).image_size == config.data.image_size
-    assert setup.augmentation(config) == Augmentation(**config.augment)
-    schedule, _ = setup.optimizer(config, steps_per_epoch=10)
+    assert factory.preprocessing(settings).image_size == config.data.image_size
+    assert settings.augment == Augmentation(**config.augment)
+    schedule, _ = factory.optimizer(settings, steps_per_epoch=10)
     updates = range(config.train.epochs * 10 // config.optim.accumulate_steps)
     rates = [float(schedule(n)) for n in (0, len(updates) // 2, len(updates) - 1)]
     assert max(rates) <= config.optim.learning_rate * (1 + 1e-6) and rates[1] > rates[2] > 0
     mask = np.repeat(np.arange(classes, dtype=np.uint8), 8)[None]  # as many pixels of each class
-    losses = setup.loss_settings(config, [Slice(mask, mask, None, "a", "a", None)])
-    assert losses.class_weight == (1.0,) * classes
+    pixels = data.pixels_of(settings, [Slice(mask, mask, None, "a", "a", None)])
+    assert factory.loss_weights(settings, pixels).class_weight == (1.0,) * classes
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=":".join)
+def test_settings_hold_every_field_and_come_back_from_json(preset):
+    config = load(*preset)
+    settings = Settings.from_config(config)
+    assert settings.to_dict() == config.to_dict()
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert set(settings.flat()) == field_names(config)
+
+
+def test_settings_are_frozen_and_replaced_by_dotted_names():
+    settings = Settings.from_config(base.get_config())
+    with pytest.raises(FrozenInstanceError):
+        settings.train.epochs = 3
+    changed = settings.replace({"train.epochs": 3, "train.batch_size": 4, "seed": 7})
+    assert (changed.train.epochs, changed.train.batch_size, changed.seed) == (3, 4, 7)
+    assert changed.replace({"train.epochs": 150, "train.batch_size": 8, "seed": 0}) == settings
+    with pytest.raises(TypeError):
+        settings.replace({"train.epoch": 3})
+
+
+def test_a_stored_configuration_of_an_older_version_is_read():
+    """Fields that it lacks keep their defaults; `self_train.move` is `slices_per_round`."""
+    settings = Settings.from_config(base.get_config())
+    stored = settings.to_dict()
+    stored["self_train"]["move"] = 1 + stored["self_train"].pop("slices_per_round")
+    del stored["eval"]["tolerance"]
+    expected = settings.replace(
+        {"self_train.slices_per_round": settings.self_train.slices_per_round + 1}
+    )
+    assert Settings.from_dict(stored) == expected
+    stored["self_train"]["moved"] = 3
+    with pytest.raises((KeyError, AttributeError), match="moved"):
+        Settings.from_dict(stored)
+
+
+def test_an_unknown_task_is_refused():
+    config = base.get_config()
+    config.data.task = "three"
+    with pytest.raises(ValueError, match=r"data\.task is 'three'; expected one of"):
+        Settings.from_config(config)
 
 
 def test_an_unknown_preset_is_refused():
@@ -80,18 +124,38 @@ def chains(source):
     return found
 
 
-def read_by_launch():
-    """Fields of the configuration that the code reads by name."""
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.py")]
-    names = set().union(*(chains(source) for source in sources))
-    return {name.removeprefix("config.") for name in names if name.startswith("config.")}
+def read_by_the_code():
+    """Fields of the settings that the code reads by name, directly or by way of a group."""
+    sources = [
+        path.read_text(encoding="utf-8")
+        for folder in ("ssa_jax/experiment", "launch")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    groups = {field.name for field in fields(Settings)}
+    names = set()
+    for source in sources:
+        for chain in chains(source):
+            parts = chain.split(".")
+            if parts[0] == "config":
+                continue
+            if "settings" in parts:
+                parts = parts[parts.index("settings") + 1 :]
+            # `data = settings.data` and then `data.name`: a local name of a group's.
+            elif parts[0] not in groups:
+                continue
+            names.add(".".join(parts[:2]))
+    return names
 
 
 def test_every_field_is_read():
-    assert "config.augment.to_dict" in chains((ROOT / "launch/setup.py").read_text("utf-8"))
     read_at_once = {f"augment.{field.name}" for field in fields(Augmentation)}
-    unread = field_names(base.get_config()) - read_by_launch() - read_at_once
+    unread = field_names(base.get_config()) - read_by_the_code() - read_at_once
     assert unread == set()
+
+
+def test_a_field_that_nobody_reads_is_seen():
+    assert "train.nothing" not in read_by_the_code()
+    assert {"train.epochs", "data.name", "self_train.eta", "seed"} <= read_by_the_code()
 
 
 def test_every_augmentation_setting_is_used():

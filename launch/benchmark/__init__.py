@@ -1,1 +1,1 @@
-"""Measurements of speed, side by side in one run; `python -m launch.benchmark --help`."""
+"""Measurements of speed, compared in one run: `ssa-jax benchmark --help`."""

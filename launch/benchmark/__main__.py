@@ -1,9 +1,9 @@
-"""Measure speed: `python -m launch.benchmark WHAT [options]`.
+"""Measure speed: `ssa-jax benchmark WHAT [options]`.
 
 `spatial_conv`, `train_step` and `inference` need no data and compare with PyTorch where it is
-installed (`pip install torch`); `input` takes a configuration as `launch.train` does, and
-`pseudo_labels` the workdir of a trained network. What is compared is measured in turns in one run;
-a figure is the median [least, most]. Results also go to the folder `--out`.
+installed (`pip install torch`); `input` takes a configuration as `train` does, and `pseudo_labels`
+the workdir of a trained network. What is compared is measured in turns in one run; a figure is the
+median [minimum, maximum]. Results are also written to the folder `--out`.
 """
 
 import argparse
@@ -13,20 +13,24 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from launch import command
-from launch.benchmark import feed, network, pseudo_labels, spatial_conv
+from launch import cli
+from launch.benchmark import input_rate, network, pseudo_labels, spatial_conv
 
 
 def main(arguments: list[str]) -> None:
-    """Read what is to be measured, then its own options, and measure."""
-    # A GPU's memory is shared with PyTorch's process; set before JAX looks for the GPU.
+    """Read the name of the measurement and its options, and measure.
+
+    Args:
+        arguments: the command line without the program's name.
+    """
+    # PyTorch's process shares the GPU's memory; this must be set before JAX finds the GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    parser = argparse.ArgumentParser("launch.benchmark", description=__doc__, allow_abbrev=False)
+    parser = cli.make_parser("benchmark", __doc__)
     parser.add_argument("what", choices=list(KINDS))
     chosen = parser.parse_args(arguments[:1])
-    own = argparse.ArgumentParser(f"launch.benchmark {chosen.what}", allow_abbrev=False)
+    own = cli.make_parser(f"benchmark {chosen.what}", None)
     own.add_argument(
-        "--repeats", type=command.positive_int, default=9, help="times to measure each [9]"
+        "--repeats", type=cli.positive_int, default=9, help="times to measure each [9]"
     )
     own.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder [benchmarks]")
     KINDS[chosen.what](own, arguments[1:])
@@ -44,16 +48,16 @@ def _network(parser: argparse.ArgumentParser, arguments: list[str], *, training:
 
 def _input(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument(
-        "--steps", type=command.positive_int, default=20, help="of each measurement [20]"
+        "--steps", type=cli.positive_int, default=20, help="of each measurement [20]"
     )
-    options, config = command.parse_with_config(parser, arguments)
-    feed.measure(config, options.steps, options.repeats, options.out)
+    options, settings = cli.parse_with_settings(parser, arguments)
+    input_rate.measure(settings, options.steps, options.repeats, options.out)
 
 
 def _pseudo_labels(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
     parser.add_argument(
-        "--slices", type=command.positive_int, default=64, help="unlabelled slices [64]"
+        "--slices", type=cli.positive_int, default=64, help="unlabelled slices [64]"
     )
     options = parser.parse_args(arguments)
     pseudo_labels.measure(options.workdir, options.slices, options.repeats, options.out)
@@ -68,4 +72,4 @@ KINDS: dict[str, Callable[[argparse.ArgumentParser, list[str]], None]] = {
 }
 
 if __name__ == "__main__":
-    command.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

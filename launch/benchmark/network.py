@@ -1,4 +1,4 @@
-"""The whole network, training step and inference, beside a PyTorch twin of the published one."""
+"""Speed of training step and inference, beside the published network in PyTorch."""
 
 import argparse
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import optax
 from launch.benchmark import results
 from launch.benchmark.timing import (
     Run,
-    apart,
     best_of,
+    in_processes,
     in_turns,
     jitted,
     machine,
@@ -22,24 +22,26 @@ from launch.benchmark.timing import (
     spread,
     torch_installed,
 )
-from launch.command import positive_int
-from launch.setup import DTYPES
-from ssa_jax.decoder import Decoder
-from ssa_jax.model import Prediction, SSANet
-from ssa_jax.optim import make_optimizer
-from ssa_jax.resnet import ResNet34
-from ssa_jax.spatial_conv import SpatialConv
-from ssa_jax.state import Variables, init_state, init_variables
-from ssa_jax.steps import AXIS, LossSettings, make_train_step, map_step, total_loss
+from launch.cli import positive_int
+from ssa_jax.experiment.factory import DTYPES
+from ssa_jax.models.decoder import Decoder
+from ssa_jax.models.layers import SpatialConv
+from ssa_jax.models.resnet import ResNet34
+from ssa_jax.models.ssa_net import Prediction, SSANet
+from ssa_jax.ops import tuning
+from ssa_jax.training.mapping import map_step
+from ssa_jax.training.optim import make_optimizer
+from ssa_jax.training.state import Variables, init_state, init_variables
+from ssa_jax.training.step import AXIS, LossWeights, make_train_step, total_loss
 
 CHANNELS = 2
-STEPS_OF_A_RUN = 10  # except on the CPU: the host runs ahead of the device
+STEPS_OF_A_RUN = 10  # where computations are dispatched asynchronously
 TORCH_VARIANTS = {  # of the network: memory layout, and whether torch.compile is used
     "PyTorch": ("NCHW", False),
     "PyTorch, channels_last": ("channels_last", False),
     "PyTorch, channels_last, compiled": ("channels_last", True),
 }
-SETTINGS = LossSettings(
+SETTINGS = LossWeights(
     dice=1.0,
     cross_entropy=0.5,
     class_weight=(1.0, 1.0),
@@ -49,14 +51,19 @@ SETTINGS = LossSettings(
     normalize="none",
     stop_gradient=False,
 )
-# Pixels of the image for each pixel that a layer's kernel visits, by the layer's name.
+# Pixels of the image for each pixel that a layer's kernel is applied to, by the layer's name.
 SCALES = {"stem": 4, "stage1": 16, "stage2": 64, "stage3": 256, "stage4": 1024}
 DECODER_SCALES = {"layer4": 1024, "layer3": 256, "layer2": 64, "layer1": 16}
 HEAD_SCALES = {"head_deconv1": 4, "head_conv2": 1, "head_conv3": 1}
 
 
 def add_options(parser: argparse.ArgumentParser, *, training: bool) -> None:
-    """Sizes, batches and types to sweep, and for training whether its parts are measured."""
+    """Add the flags of this measurement: sizes, batches and types to compare.
+
+    Args:
+        parser: to add them to.
+        training: whether to add a flag for the parts of a training step.
+    """
     parser.add_argument(
         "--sizes", nargs="+", type=positive_int, default=[256], help="image sides [256]"
     )
@@ -77,7 +84,12 @@ def add_options(parser: argparse.ArgumentParser, *, training: bool) -> None:
 
 
 def measure(options: argparse.Namespace, *, training: bool) -> None:
-    """Measure, print, and write `train_step.json` and `.md`, or `inference` ones."""
+    """Measure, print, and write `train_step.json` and `.md`, or `inference.json` and `.md`.
+
+    Args:
+        options: see `add_options`, with `repeats` and `out`.
+        training: the training step, or inference.
+    """
     about = machine()
     rows: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
@@ -97,13 +109,13 @@ def measure(options: argparse.Namespace, *, training: bool) -> None:
 def _compared(
     size: int, batch: int, dtype: str, repeats: int, about: dict[str, Any], training: bool
 ) -> list[dict[str, Any]]:
-    """A row for ours and for each of PyTorch's variants, measured in turns."""
-    count = 1 if jax.default_backend() == "cpu" else STEPS_OF_A_RUN
+    """Measure ours and each of PyTorch's variants in turns; return a row for each."""
+    count = STEPS_OF_A_RUN if tuning.for_backend().asynchronous else 1
     names = list(TORCH_VARIANTS) if torch_installed() else []
     makers = {"ssa_jax": partial(our_run, size, batch, dtype, training, count)}
     for name in names:
         makers[name] = partial(torch_run, name, size, batch, dtype, training, count)
-    with apart(makers) as clocks:
+    with in_processes(makers) as clocks:
         seconds = read_in_turns(clocks, repeats)
     best = best_of({name: seconds[name] for name in names}) if names else None
     passes = 3 if training else 1
@@ -125,7 +137,15 @@ def _compared(
 
 
 def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
-    """Noise and a tenth of lesion: speed does not depend on the values."""
+    """Draw a batch of noise with a tenth of lesion; the speed does not depend on the values.
+
+    Args:
+        size: height and width in pixels.
+        batch: number of slices.
+
+    Returns:
+        'image', 'mask' and 'weight', see `step.make_train_step`.
+    """
     rng = np.random.default_rng(0)
     return {
         "image": rng.random((batch, size, size, CHANNELS), np.float32),
@@ -135,11 +155,15 @@ def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
 
 
 def operations(params: Any, size: int) -> float:
-    """Multiplications and additions of a forward pass over one image, counted from the kernels.
+    """Count the multiplications and additions of a forward pass over one image.
 
-    A kernel works once on every pixel of its output, a transposed one on every pixel of its input
-    and a kernel of the spatial convolution on every position but the first slice's. Padding counts
-    as work; how an implementation gets by with less does not.
+    A kernel is applied to every pixel of its output, a transposed one to every pixel of its input
+    and a kernel of the spatial convolution to every position but those of the first slice. Padding
+    is counted; what an implementation saves is not.
+
+    Args:
+        params: of the network, arrays or shapes.
+        size: height and width of the image in pixels.
     """
     pixels = size * size
     side = size // 32
@@ -161,13 +185,14 @@ def operations(params: Any, size: int) -> float:
 
 
 def _optimizer() -> optax.GradientTransformation:
+    """Make the optimiser of `configs/base.py` with a constant learning rate."""
     return make_optimizer(
         optax.constant_schedule(1e-3), weight_decay=1e-8, clip_norm=0.0, accumulate_steps=1
     )
 
 
 def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int) -> Run:
-    """The training step as `launch.train` runs it, the batch on the device already."""
+    """Make a run of training steps as in `ssa-jax train`, with the batch on the device."""
     optimizer = _optimizer()
     step = make_train_step(
         model.clone(axis_name=AXIS), optimizer, SETTINGS, steps_per_epoch=100, average_decay=0.0
@@ -188,13 +213,22 @@ def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], 
 def _inference_run(
     model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int
 ) -> Run:
+    """Make a run of inferences, with the batch on the device."""
     forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
     on_device = jax.device_put((variables, data["image"]))
     return lambda: jax.block_until_ready([forward(*on_device) for _ in range(count)])
 
 
 def our_run(size: int, batch: int, dtype: str, training: bool, count: int) -> dict[str, Run]:
-    """So many training steps or inferences of ours."""
+    """Make a run of our training steps or inferences.
+
+    Args:
+        size: height and width in pixels.
+        batch: number of slices.
+        dtype: of the computation.
+        training: the training step, or inference.
+        count: steps or inferences of the run.
+    """
     model, data = SSANet(skip="add", dtype=DTYPES[dtype]), random_batch(size, batch)
     variables = init_variables(model, jax.random.key(0), CHANNELS)
     return {"ssa_jax": (_step_run if training else _inference_run)(model, variables, data, count)}
@@ -203,7 +237,16 @@ def our_run(size: int, batch: int, dtype: str, training: bool, count: int) -> di
 def torch_run(
     name: str, size: int, batch: int, dtype: str, training: bool, count: int
 ) -> dict[str, Run]:
-    """One of PyTorch's variants of the same."""
+    """Make the same run of one of PyTorch's variants.
+
+    Args:
+        name: key of `TORCH_VARIANTS`.
+        size: height and width in pixels.
+        batch: number of slices.
+        dtype: of the computation.
+        training: the training step, or inference.
+        count: steps or inferences of the run.
+    """
     from launch.benchmark import torch_twin
 
     data = random_batch(size, batch)
@@ -221,13 +264,13 @@ def torch_run(
 
 
 def _shapes() -> Any:
-    """The network's parameters as shapes."""
+    """Return the shapes of the network's parameters."""
     key = jax.random.key(0)
     return jax.eval_shape(lambda: init_variables(SSANet(skip="add"), key, CHANNELS))["params"]
 
 
 def _parts(size: int, batch: int, dtype: str, repeats: int) -> dict[str, Any]:
-    """Milliseconds of each part, forward and backward, compiled and timed alone."""
+    """Measure the milliseconds of each part, forward and backward, compiled and timed alone."""
     data = random_batch(size, batch)
     model = SSANet(skip="add", dtype=DTYPES[dtype])
     variables = init_variables(model, jax.random.key(0), CHANNELS)
@@ -237,10 +280,10 @@ def _parts(size: int, batch: int, dtype: str, repeats: int) -> dict[str, Any]:
 
 
 def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> dict[str, Run]:
-    """A run for each part of the step."""
+    """Make a run of each part of the step."""
     norm = model.norm(train=True)
     encoder = ResNet34(model.encoder, norm, model.dtype)
-    spatial = SpatialConv(model.kernel_size, model.spatial_conv_impl, model.dtype)
+    spatial = SpatialConv(model.kernel_size, model.spatial_conv_implementation, model.dtype)
     decoder = Decoder(model.outputs, model.skip, norm, model.dtype)
 
     def part(module: Any, name: str) -> tuple[Callable[..., Any], Any]:
@@ -274,7 +317,7 @@ def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray])
 
 
 def _both_ways(function: Callable[..., Any], params: Any, x: Any) -> Run:
-    """Forward and backward; the cotangent is the output itself."""
+    """Make a run of forward and backward pass; the cotangent is the output itself."""
 
     def both(params: Any, x: Any) -> Any:
         y, pullback = jax.vjp(function, params, x)

@@ -1,4 +1,4 @@
-"""Pseudo-labelling from records to written records, beside the same network's plain inference."""
+"""Speed of pseudo-labelling, from records to records, beside plain inference of the network."""
 
 import shutil
 import tempfile
@@ -6,32 +6,37 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import datasets
 from input_pipeline.loader import eval_batches
-from input_pipeline.preprocess import from_grid
-from input_pipeline.pseudo_store import PseudoWriter
-from launch import setup
+from input_pipeline.pseudo_labels import PseudoWriter
+from input_pipeline.slices import Subset
 from launch.benchmark import results
 from launch.benchmark.timing import Run, in_turns, machine, spread
-from launch.rounds import pseudo_labels, trust_of
-from ssa_jax.evaluate import predict_slices
-from ssa_jax.inference import make_predict
-from ssa_jax.pseudo_label import class_thresholds
+from ssa_jax.evaluation.inference import make_predict
+from ssa_jax.experiment import data, factory, workdir
+from ssa_jax.experiment.labelling import pseudo_labels
+from ssa_jax.experiment.network import Network
+from ssa_jax.semi_supervised.trust import class_thresholds
 
 PLAIN, LABELS = "plain inference", "pseudo-labels"
 
 
-def measure(workdir: Path, slices: int, repeats: int, out: Path) -> None:
+def measure(folder: Path, slices: int, repeats: int, out: Path) -> None:
     """Measure, print, and write `pseudo_labels.json` and `.md`.
 
-    Plain inference has its batches ready in memory and only fetches probabilities.
+    Plain inference has its batches in memory and only fetches probabilities.
+
+    Args:
+        folder: workdir of a trained network.
+        slices: number of unlabelled slices to label.
+        repeats: number of measurements.
+        out: folder of the results.
 
     Raises:
-      ValueError: the data set has no unlabelled slices, or not so many.
-      FileNotFoundError: `workdir` holds no network.
+        ValueError: the data set has fewer unlabelled slices.
+        FileNotFoundError: `folder` holds no network.
     """
     about = machine()
-    seconds = in_turns(_runs(workdir, slices), repeats, warm_up=1)
+    seconds = in_turns(_runs(folder, slices), repeats, warm_up=1)
     row = {f"{name}, slices/s": spread(slices / taken) for name, taken in seconds.items()} | {
         "ratio": spread(seconds[PLAIN] / seconds[LABELS])
     }
@@ -39,35 +44,32 @@ def measure(workdir: Path, slices: int, repeats: int, out: Path) -> None:
     results.save(out, "pseudo_labels", about, {"Pseudo-labelling": [row]})
 
 
-def _runs(workdir: Path, slices: int) -> dict[str, Run]:
-    """Inference and labelling of the first unlabelled slices."""
-    config = setup.load_config(workdir)
-    unlabelled = setup.open_split(config, datasets.UNLABELLED)
+def _runs(folder: Path, slices: int) -> dict[str, Run]:
+    """Make the runs of inference and of labelling, on the first unlabelled slices."""
+    settings = workdir.load_settings(folder)
+    unlabelled = data.open_split(settings, data.UNLABELLED)
     if slices > len(unlabelled):
         raise ValueError(f"--slices is {slices}; expected at most {len(unlabelled)}")
-    chosen, indices = setup.Subset(unlabelled, range(slices)), list(range(slices))
-    variables, _ = setup.trained_variables(config, workdir, "last")
-    network = make_predict(setup.build_model(config), flip=config.eval.flip)(variables)
-    how, trust = setup.preprocessing(config), trust_of(config)
-    thresholds = class_thresholds(trust, np.zeros((len(setup.class_names(config)) + 1, 1)))
-    ready = list(eval_batches(chosen, how, batch_size=config.eval.batch_size))
+    indices = list(range(slices))
+    variables, _ = workdir.trained_variables(settings, folder, "last")
+    predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)(variables)
+    network, trust = Network(settings, predict), factory.trust(settings)
+    thresholds = class_thresholds(trust, np.zeros((len(settings.class_names) + 1, 1)))
+    size, chosen = settings.eval.batch_size, Subset(unlabelled, indices)
+    ready = list(eval_batches(chosen, network.preprocessing, batch_size=size))
 
     def infer() -> None:
         for batch in ready:
-            network(batch.image)
+            predict(batch.image)
 
     def label() -> None:
-        folder = Path(tempfile.mkdtemp()) / "pseudo"
+        scratch = Path(tempfile.mkdtemp())
         try:
-            writer = PseudoWriter(folder, indices)
+            writer = PseudoWriter(scratch / "pseudo", indices)
             for shard in writer.todo(0, 1):
                 part = writer.shard_indices(shard)
-                batches = eval_batches(
-                    setup.Subset(unlabelled, part), how, batch_size=config.eval.batch_size
-                )
-                made = predict_slices(network, batches, from_grid)
-                writer.write(shard, pseudo_labels(part, made, thresholds, trust, lambda: None))
+                writer.write(shard, pseudo_labels(network, unlabelled, part, thresholds, trust))
         finally:
-            shutil.rmtree(folder.parent)
+            shutil.rmtree(scratch)
 
     return {PLAIN: infer, LABELS: label}

@@ -1,4 +1,4 @@
-"""Results of a benchmark: printed, and kept as JSON, Markdown and a plot."""
+"""Results of a benchmark as JSON, Markdown and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,15 +6,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from launch.pictures import DPI, save_figure
-from launch.writer import replacing, write_json
+from input_pipeline.files import write_bytes, write_json, write_text
+from ssa_jax.figures.drawing import DPI, png_bytes
 
 Row = Mapping[str, Any]
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table of the rows; a column for every key, in order of appearance."""
+    """Format rows as a Markdown table.
+
+    Args:
+        rows: values by column; the columns of the table are in order of appearance.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -28,17 +32,29 @@ def _cell(value: Any) -> str:
 
 
 def save(out: Path, name: str, machine: Row, tables: Mapping[str, Sequence[Row]]) -> None:
-    """Write `NAME.json` and `NAME.md` to `out`: the machine, and each table under its title."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write `NAME.json` and `NAME.md`: the machine, and each table under its title.
+
+    Args:
+        out: folder to write to.
+        name: of the files.
+        machine: see `timing.machine`.
+        tables: rows by title.
+    """
     write_json(out / f"{name}.json", {"machine": dict(machine), **tables})
     parts = [markdown([machine])]
     parts += [f"**{title}**\n\n{markdown(rows)}" for title, rows in tables.items() if rows]
-    with replacing(out / f"{name}.md") as path:
-        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(out / f"{name}.md", "\n\n".join(parts) + "\n")
 
 
 def plot(path: Path, curves: Curves, x_label: str, y_label: str) -> None:
-    """Draw curves with markers on a logarithmic x axis, from 0 upward."""
+    """Draw curves with markers over a logarithmic x axis; the y axis starts at 0.
+
+    Args:
+        path: of the PNG file.
+        curves: (x, y) pairs by name.
+        x_label: title of the x axis.
+        y_label: title of the y axis.
+    """
     figure = Figure(figsize=(4.2, 2.8), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for name, points in curves.items():
@@ -50,4 +66,4 @@ def plot(path: Path, curves: Curves, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(frameon=False)
-    save_figure(figure, path)
+    write_bytes(path, png_bytes(figure))

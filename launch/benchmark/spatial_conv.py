@@ -1,4 +1,4 @@
-"""The spatial convolution in every form, beside PyTorch's loop where torch is installed."""
+"""Speed of the spatial convolution's implementations, beside PyTorch's loop if installed."""
 
 import argparse
 import time
@@ -14,16 +14,16 @@ from launch.benchmark import results
 from launch.benchmark.timing import (
     Clock,
     Run,
-    apart,
     best_of,
+    in_processes,
     machine,
     read_in_turns,
     second_run,
     spread,
     torch_installed,
 )
-from launch.command import positive_int
-from ssa_jax.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
+from launch.cli import positive_int
+from ssa_jax.ops.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 
 Shape = tuple[int, int, int]  # B, H, W
 FORWARD, BOTH = "forward", "forward+backward"
@@ -31,7 +31,11 @@ COMPILE_CHANNELS = 64
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Shapes, types and unrolling to sweep."""
+    """Add the flags of this measurement: shapes, types and unrolling to compare.
+
+    Args:
+        parser: to add them to.
+    """
     parser.add_argument(
         "--shapes",
         nargs="+",
@@ -76,6 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _shape(text: str) -> Shape:
+    """Parse a flag's shape."""
     parts = text.split("x")
     if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r}; expected BxHxW, for instance 2x8x8")
@@ -84,7 +89,11 @@ def _shape(text: str) -> Shape:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure, print, and write `spatial_conv.json`, `.md` and `.png`."""
+    """Measure, print, and write `spatial_conv.json`, `.md` and `.png`.
+
+    Args:
+        options: see `add_options`, with `repeats` and `out`.
+    """
     about = machine()
     rows: list[dict[str, Any]] = []
     for shape in options.shapes:
@@ -122,18 +131,18 @@ def _compared(
     options: argparse.Namespace,
     about: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """A row for each form and direction at one shape, all measured in turns."""
+    """Measure all implementations at one shape in turns; return a row for each and direction."""
     x, kernels = random_case(shape, channels, size)
     arguments = jax.tree.map(lambda a: jnp.asarray(a, dtype), (x, kernels, x))
     rows = []
     for direction in options.directions:
         clocks: dict[str, Clock] = {}
         facts = {}
-        for name, function in _forms(direction, options).items():
+        for name, function in _implementations(direction, options).items():
             run, facts[name] = _compiled(function, arguments)
             clocks[name] = partial(second_run, run)
         maker = partial(torch_runs, shape, channels, size, dtype, direction)
-        with apart({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
+        with in_processes({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
             seconds = read_in_turns(clocks | theirs, options.repeats)
         best = best_of({name: seconds[name] for name in theirs}) if theirs else None
         least = least_seconds(shape, channels, size, dtype, direction, about)
@@ -156,7 +165,16 @@ def _compared(
 
 
 def random_case(shape: Shape, channels: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A map `[B, H, W, C]` and kernels `[k, C, C]` that keep its scale."""
+    """Draw a map and kernels that preserve its scale.
+
+    Args:
+        shape: B, H, W.
+        channels: C.
+        size: k, width of the kernels.
+
+    Returns:
+        The map `[B, H, W, C]` and the kernels `[k, C, C]` by the pass's name, float32.
+    """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((*shape, channels), np.float32)
     scale = np.float32(1 / np.sqrt(3 * size * channels))
@@ -167,29 +185,33 @@ def random_case(shape: Shape, channels: int, size: int) -> tuple[np.ndarray, dic
     return x, kernels
 
 
-def _forms(direction: str, options: argparse.Namespace) -> dict[str, Callable[..., Any]]:
-    """Our forms by name; every function takes (x, kernels, cotangent)."""
+def _implementations(direction: str, options: argparse.Namespace) -> dict[str, Callable[..., Any]]:
+    """List our implementations by name; every function takes (x, kernels, cotangent)."""
     chosen = {
-        f"{impl} (unroll={n})" if n > 1 else impl: partial(spatial_convolution, impl=impl, unroll=n)
+        f"{impl} (unroll={n})" if n > 1 else impl: partial(
+            spatial_convolution, implementation=impl, unroll=n
+        )
         for impl in options.forms
         for n in (options.unrolls if impl != "unrolled" else [1])
     }
-    return {name: _directed(form, direction) for name, form in chosen.items()}
+    return {name: _directed(convolve, direction) for name, convolve in chosen.items()}
 
 
-def _directed(form: Callable[..., Any], direction: str) -> Callable[..., Any]:
+def _directed(convolve: Callable[..., Any], direction: str) -> Callable[..., Any]:
+    """Return the forward pass, or forward and backward pass, of an implementation."""
+
     def forward(x: Any, kernels: Any, cotangent: Any) -> Any:
-        return form(x, kernels)
+        return convolve(x, kernels)
 
     def both(x: Any, kernels: Any, cotangent: Any) -> Any:
-        y, pullback = jax.vjp(form, x, kernels)
+        y, pullback = jax.vjp(convolve, x, kernels)
         return y, pullback(cotangent)
 
     return forward if direction == FORWARD else both
 
 
 def _compiled(function: Callable[..., Any], arguments: Any) -> tuple[Run, dict[str, Any]]:
-    """The compiled function as a run, and what its compilation tells."""
+    """Compile a function; return a run of it, and the time, memory and size of the program."""
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - start
@@ -204,7 +226,7 @@ def _compiled(function: Callable[..., Any], arguments: Any) -> tuple[Run, dict[s
 
 
 def _instructions(compiled: Any) -> int:
-    """Of the compiled program, its fusions' own included."""
+    """Count the instructions of a compiled program, including those of its fusions."""
     return compiled.as_text().count(" = ")
 
 
@@ -216,10 +238,21 @@ def least_seconds(
     direction: str,
     about: Mapping[str, Any],
 ) -> float:
-    """Roofline: time of the counted operations or of the least bytes, whichever is longer.
+    """Compute the roofline: the time of the operations or of the fewest bytes, whichever is longer.
 
-    Operations are those of the taps inside the slice, not of its padding. Each kernel is read once,
-    and with the backward pass read again and its gradient written.
+    Operations are those of the taps inside the slice, not of its padding. Each kernel is read once;
+    the backward pass reads it again and writes its gradient.
+
+    Args:
+        shape: B, H, W.
+        channels: C.
+        size: k.
+        dtype: of the computation.
+        direction: forward, or forward and backward.
+        about: peak speeds, see `timing.machine`.
+
+    Returns:
+        Seconds.
     """
     batch, height, width = shape
     taps = {
@@ -242,7 +275,15 @@ def least_seconds(
 def torch_runs(
     shape: Shape, channels: int, size: int, dtype: str, direction: str
 ) -> dict[str, Run]:
-    """PyTorch's loop in both memory layouts."""
+    """Make the runs of PyTorch's loop in both memory layouts.
+
+    Args:
+        shape: B, H, W.
+        channels: C.
+        size: k.
+        dtype: of the computation.
+        direction: forward, or forward and backward.
+    """
     from launch.benchmark import torch_twin
 
     x, kernels = random_case(shape, channels, size)
@@ -250,13 +291,13 @@ def torch_runs(
 
 
 def _compile_times(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Compile time of forward and backward over square maps of growing size."""
+    """Measure the compile time of forward and backward pass for square maps of growing size."""
     rows = []
     for side in options.compile_rows:
         x = jax.ShapeDtypeStruct((1, side, side, COMPILE_CHANNELS), jnp.float32)
         kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
         kernels = {name: kernel for name, _, _ in PASSES}
-        for name, function in _forms(BOTH, options).items():
+        for name, function in _implementations(BOTH, options).items():
             start = time.perf_counter()
             compiled = jax.jit(function).lower(x, kernels, x).compile()
             rows.append(

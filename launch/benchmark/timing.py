@@ -1,4 +1,4 @@
-"""Clocks: several things measured in turns, and what the machine can do at most."""
+"""Time measurements: several runs in turns, in processes of their own, and the machine's peak."""
 
 import importlib.util
 import multiprocessing
@@ -15,26 +15,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.command import keep_memory
+from launch.cli import tune_cpu_allocator
+from ssa_jax.ops import tuning
 
 Run = Callable[[], Any]
 Clock = Callable[[], float]
-MATMUL_SIDE = {"cpu": 2048}
-MATMUL_SIDE_OTHERWISE = 8192
 COPY_BYTES = 2**28
-SECONDS_TO_END = 10
+SECONDS_TO_END = 10  # for a process to end by itself
 
 
 def in_turns(runs: Mapping[str, Run], repeats: int, warm_up: int = 2) -> dict[str, np.ndarray]:
-    """Seconds of each run, measured A B C A B C ..., so that a drifting machine hits all alike.
+    """Measure runs in turns, A B C A B C ..., so that a drifting machine affects all alike.
 
     Args:
-      runs: by name; each returns when its work is done.
-      repeats: measurements of each.
-      warm_up: runs of each that are not counted.
+        runs: by name; each returns when its work is done.
+        repeats: measurements of each.
+        warm_up: runs of each that are not counted.
 
     Returns:
-      `[repeats]` float64 for each name.
+        Seconds `[repeats]` float64 of each run, by name.
     """
     clocks = {name: partial(_seconds, run) for name, run in runs.items()}
     return read_in_turns(clocks, repeats, warm_up)
@@ -43,7 +42,16 @@ def in_turns(runs: Mapping[str, Run], repeats: int, warm_up: int = 2) -> dict[st
 def read_in_turns(
     clocks: Mapping[str, Clock], repeats: int, warm_up: int = 2
 ) -> dict[str, np.ndarray]:
-    """`in_turns` for runs that time themselves."""
+    """Measure runs that time themselves in turns, see `in_turns`.
+
+    Args:
+        clocks: by name; each runs once and returns its seconds.
+        repeats: measurements of each.
+        warm_up: runs of each that are not counted.
+
+    Returns:
+        Seconds `[repeats]` float64 of each run, by name.
+    """
     for clock in clocks.values():
         for _ in range(warm_up):
             clock()
@@ -52,32 +60,43 @@ def read_in_turns(
 
 
 def second_run(run: Run) -> float:
-    """Seconds of a run after one that is not counted.
+    """Measure the second of two runs.
 
-    The first meets caches that another process filled, whose threads may not sleep yet.
+    During the first, caches hold data of another process, whose threads may still be active.
+
+    Args:
+        run: returns when its work is done.
+
+    Returns:
+        Seconds of the second run.
     """
     run()
     return _seconds(run)
 
 
 @contextmanager
-def apart(makers: Mapping[str, Callable[[], Mapping[str, Run]]]) -> Iterator[dict[str, Clock]]:
-    """Clocks of runs in processes of their own, each made there by a function that pickles.
+def in_processes(
+    makers: Mapping[str, Callable[[], Mapping[str, Run]]],
+) -> Iterator[dict[str, Clock]]:
+    """Start a process for each maker of runs, and time the runs there.
 
     Two frameworks in one process share a heap and a set of threads, and slow each other down. All
-    processes keep their memory (see `command.keep_memory`); one works while the others sleep.
+    processes keep their memory (see `cli.tune_cpu_allocator`); one works while the others sleep.
 
     Args:
-      makers: by a name for messages; what a maker makes comes by the names of the runs.
+        makers: functions that can be pickled and return runs by name, by a name for messages.
+
+    Yields:
+        Clocks of all runs, by the runs' names.
 
     Raises:
-      RuntimeError: a process ended; its own traceback is on standard error.
+        RuntimeError: a process ended; its own traceback is on standard error.
     """
     with ExitStack() as stack:
         processes = {label: stack.enter_context(_process(maker)) for label, maker in makers.items()}
         clocks: dict[str, Clock] = {}
         for label, connection in processes.items():
-            with _told_if_ended(label):
+            with _naming_process(label):
                 names = connection.recv()
             clocks |= {name: partial(_ask, label, connection, name) for name in names}
         yield clocks
@@ -85,6 +104,7 @@ def apart(makers: Mapping[str, Callable[[], Mapping[str, Run]]]) -> Iterator[dic
 
 @contextmanager
 def _process(maker: Callable[[], Mapping[str, Run]]) -> Iterator[Connection]:
+    """Start a process that serves a maker's runs, and end it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, maker), daemon=True)
@@ -94,13 +114,14 @@ def _process(maker: Callable[[], Mapping[str, Run]]) -> Iterator[Connection]:
         yield ours
     finally:
         with suppress(OSError):
-            ours.send(None)  # so that it ends by itself, and what it has started too
+            ours.send(None)  # so that it ends by itself, and ends what it has started
         process.join(SECONDS_TO_END)
         process.terminate()
 
 
 @contextmanager
-def _told_if_ended(label: str) -> Iterator[None]:
+def _naming_process(label: str) -> Iterator[None]:
+    """Name the process in the error of a broken connection."""
     try:
         yield
     except (EOFError, OSError) as error:
@@ -108,15 +129,15 @@ def _told_if_ended(label: str) -> Iterator[None]:
 
 
 def _ask(label: str, connection: Connection, name: str) -> float:
-    """Seconds of a run in another process."""
-    with _told_if_ended(label):
+    """Measure a run in another process."""
+    with _naming_process(label):
         connection.send(name)
         return float(connection.recv())
 
 
 def _serve(connection: Connection, maker: Callable[[], Mapping[str, Run]]) -> None:
-    """Make the runs, tell their names, and time one whenever asked, until asked for None."""
-    keep_memory()
+    """Send the names of the runs, then the seconds of each run requested by name, until None."""
+    tune_cpu_allocator()
     runs = maker()
     connection.send(list(runs))
     for name in iter(connection.recv, None):
@@ -130,32 +151,53 @@ def _seconds(run: Run) -> float:
 
 
 def jitted(function: Callable[..., Any], *arguments: Any) -> Run:
-    """The function, compiled at its first run, on arguments that lie on the device."""
+    """Make a run of a function that is compiled at its first run.
+
+    Args:
+        function: of arrays.
+        arguments: copied to the device once.
+    """
     compiled = jax.jit(function)
     placed = jax.device_put(arguments)
     return lambda: jax.block_until_ready(compiled(*placed))
 
 
 def torch_installed() -> bool:
-    """Whether there is a PyTorch to compare with; it is not imported for that."""
+    """Return whether PyTorch is installed, without importing it."""
     return importlib.util.find_spec("torch") is not None
 
 
 def spread(values: np.ndarray, digits: int = 3) -> str:
-    """Median [least, most]."""
+    """Format values as `median [minimum, maximum]`.
+
+    Args:
+        values: of the measurements.
+        digits: significant ones.
+    """
     numbers = (np.median(values), values.min(), values.max())
     median, least, most = (f"{value:.{digits}g}" for value in numbers)
     return f"{median} [{least}, {most}]"
 
 
 def best_of(seconds: Mapping[str, np.ndarray]) -> str:
-    """The name with the smallest median."""
+    """Return the name with the smallest median.
+
+    Args:
+        seconds: measurements by name.
+    """
     return min(seconds, key=lambda name: float(np.median(seconds[name])))
 
 
 def machine(repeats: int = 7) -> dict[str, Any]:
-    """What ran, and its measured ceilings: GFLOP/s of a matmul by type, GB/s of a copy."""
-    side = MATMUL_SIDE.get(jax.default_backend(), MATMUL_SIDE_OTHERWISE)
+    """Describe the machine, with its measured peak speeds.
+
+    Args:
+        repeats: measurements of each speed.
+
+    Returns:
+        Names and versions, GFLOP/s of a matmul for each type, and GB/s of a copy.
+    """
+    side = tuning.for_backend().matmul_side
     square = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
     factors = {dtype: square.astype(dtype) for dtype in ("float32", "bfloat16")}
     runs = {dtype: jitted(jnp.matmul, a, a) for dtype, a in factors.items()}
@@ -173,7 +215,7 @@ def machine(repeats: int = 7) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name where Linux tells."""
+    """Return the processor's name as Linux states it, or else as Python does."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2] for line in file if line.startswith("model name")]

@@ -1,8 +1,8 @@
-"""The published network and its training step in PyTorch, to measure ours against.
+"""The published network and its training step in PyTorch, for comparison with ours.
 
-Written for the benchmark after the same facts as ours (the authors' skips are added, not
-concatenated) and checked against the same golden numbers. Names of weights are the published ones.
-Needs PyTorch, which nothing else here does: `pip install torch`.
+Written for the benchmark from the same description as ours (the authors' skips are added, not
+concatenated) and checked against the same golden numbers. The weights have their published names.
+It alone needs PyTorch: `pip install torch`.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-torch.backends.cudnn.benchmark = True  # it tries its algorithms, as XLA does
+torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms, as XLA does
 
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 
@@ -43,9 +43,9 @@ class Block(nn.Module):
 class SpatialConv(nn.Module):
     """Equation 5 as a loop over rows and columns, in place on a list of slices.
 
-    Attributes:
-      channels: C of the feature map.
-      size: width of the kernels, odd.
+    Args:
+        channels: C of the feature map.
+        size: k, width of the kernels, odd.
     """
 
     def __init__(self, channels: int, size: int = 9) -> None:
@@ -71,8 +71,8 @@ class SpatialConv(nn.Module):
         ):
             slices = list(x.split(1, axis))
             order = range(len(slices))
-            walk = list(reversed(order) if reverse else order)
-            for before, here in itertools.pairwise(walk):
+            visited = list(reversed(order) if reverse else order)
+            for before, here in itertools.pairwise(visited):
                 slices[here] = slices[here] + F.relu(conv(slices[before]))
             x = torch.cat(slices, axis)
         return x
@@ -138,7 +138,11 @@ class TorchSSANet(nn.Module):
 
 
 def attention_terms(energies: list[Tensor]) -> Tensor:
-    """Equations 2 and 3: `[3]`, one term for each pair of neighbouring stages."""
+    """Compute equations 2 and 3: `[3]`, one term for each pair of neighbouring stages.
+
+    Args:
+        energies: `[B, 1, H_m, W_m]` of each stage, shallow to deep.
+    """
     terms = []
     for shallow, deep in itertools.pairwise(energies):
         deep = F.interpolate(deep, shallow.shape[2:], mode="bilinear", align_corners=False)
@@ -148,7 +152,13 @@ def attention_terms(energies: list[Tensor]) -> Tensor:
 
 
 def total_loss(logits: Tensor, energies: list[Tensor], mask: Tensor) -> Tensor:
-    """Equation 7 with Dice (eq. 6) and cross entropy (eq. 8), weights 1, 0.5 and 0.1."""
+    """Compute equation 7 with Dice (eq. 6) and cross entropy (eq. 8), weights 1, 0.5 and 0.1.
+
+    Args:
+        logits: `[B, 1, H, W]`.
+        energies: `[B, 1, H_m, W_m]` of each stage, shallow to deep.
+        mask: `[B, 1, H, W]`, 0 or 1.
+    """
     logits = logits.float()
     prob = torch.sigmoid(logits).flatten(1)
     truth = mask.flatten(1)
@@ -161,7 +171,13 @@ def total_loss(logits: Tensor, energies: list[Tensor], mask: Tensor) -> Tensor:
 def training_step(
     network: nn.Module, *, autocast: bool, device: str
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The step `(image, mask) -> loss` with AdamW, as our default configuration trains."""
+    """Make the step `(image, mask) -> loss` with AdamW, as in our default configuration.
+
+    Args:
+        network: to train.
+        autocast: whether the network computes in bfloat16.
+        device: 'cuda' or 'cpu'.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-8, fused=True)
 
     def step(image: Tensor, mask: Tensor) -> Tensor:
@@ -181,12 +197,12 @@ COMPILE_MODE = {"cuda": "reduce-overhead"}  # with CUDA graphs: faster there tha
 
 
 def device_name() -> str:
-    """'cuda' where PyTorch finds a GPU, else 'cpu'."""
+    """Return 'cuda' where PyTorch finds a GPU, else 'cpu'."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _finished(step: Callable[[], object], count: int = 1) -> Callable[[], None]:
-    """A run of so many steps that returns when their work is done, also on a GPU."""
+    """Make a run of steps that returns when their work is done, also on a GPU."""
 
     def run() -> None:
         for _ in range(count):
@@ -200,13 +216,13 @@ def _finished(step: Callable[[], object], count: int = 1) -> Callable[[], None]:
 def spatial_conv_runs(
     x: np.ndarray, kernels: Mapping[str, np.ndarray], dtype: str, *, backward: bool
 ) -> dict[str, Callable[[], None]]:
-    """The loop in both memory layouts.
+    """Make runs of the loop in both memory layouts.
 
     Args:
-      x: `[B, H, W, C]`; also the cotangent.
-      kernels: `[k, C, C]` of 'down', 'up', 'right', 'left'.
-      dtype: 'float32' or 'bfloat16', of maps and kernels.
-      backward: whether the gradients of map and kernels are computed too.
+        x: `[B, H, W, C]`; also the cotangent.
+        kernels: `[k, C, C]` of 'down', 'up', 'right', 'left'.
+        dtype: 'float32' or 'bfloat16', of maps and kernels.
+        backward: whether the gradients of map and kernels are computed too.
     """
     device, kind = device_name(), getattr(torch, dtype)
     runs = {}
@@ -253,16 +269,16 @@ def network_run(
     training: bool,
     count: int,
 ) -> Callable[[], None]:
-    """The whole network's training step or inference.
+    """Make a run of the network's training step or inference.
 
     Args:
-      image: `[B, H, W, 2]` float32.
-      mask: `[B, H, W]`, 0 or 1.
-      dtype: 'float32', or 'bfloat16' for autocast.
-      layout: one of `LAYOUTS`.
-      compiled: whether by `torch.compile`.
-      training: the step, or inference.
-      count: steps or inferences of a run.
+        image: `[B, H, W, 2]` float32.
+        mask: `[B, H, W]`, 0 or 1.
+        dtype: 'float32', or 'bfloat16' for autocast.
+        layout: key of `LAYOUTS`.
+        compiled: whether to use `torch.compile`.
+        training: the training step, or inference.
+        count: steps or inferences of the run.
     """
     device, autocast = device_name(), dtype == "bfloat16"
     memory_format = LAYOUTS[layout]

@@ -1,0 +1,327 @@
+"""Build each data set once into array_record files, and read its slices by index."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from input_pipeline.datasets import covid_semiseg, folder
+from input_pipeline.datasets.covid19_ct_seg import Covid19CtSeg
+from input_pipeline.datasets.covid_semiseg import CovidSemiseg
+from input_pipeline.datasets.ct_phantom import patients
+from input_pipeline.datasets.ct_phantom.builder import CtPhantom
+from input_pipeline.datasets.folder import Folder
+from input_pipeline.datasets.medseg import Medseg
+from input_pipeline.datasets.volume_builder import VolumeBuilder
+from input_pipeline.files import remove, remove_killed, temporary_name, write_json
+from input_pipeline.slices import LazySequence, Slice
+
+UNLABELLED = "unlabelled"
+SHARD_SLICES = 512  # records in each file
+BUILDING = "building"  # stem of the temporary folder in which records are built
+SOURCE_FILE = "source.json"  # beside the records: a hash of the files they were built from
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Properties of a data set that do not depend on its files.
+
+    Attributes:
+        intensity: 'hu' or 'uint8', see `Preprocessing`.
+        has_lung: whether its slices have a lung mask.
+        tasks: its tasks, 'binary' and 'multiclass' or one of them.
+        builder: class that writes its records.
+        files: function that lists the user's files, given their folder and the task; None if the
+            data set needs no files.
+        per_task: whether each task has its own records.
+    """
+
+    intensity: str
+    has_lung: bool
+    tasks: tuple[str, ...]
+    builder: type[tfds.core.GeneratorBasedBuilder]
+    files: Callable[[Path, str], list[Path]] | None
+    per_task: bool = False
+
+
+def _semiseg_files(source_dir: Path, task: str) -> list[Path]:
+    """Return the files of COVID-SemiSeg."""
+    splits = covid_semiseg.find_cases(source_dir, task)
+    return [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
+
+
+def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str], list[Path]]:
+    """Return a function that lists the files of a data set of volumes."""
+
+    def files(source_dir: Path, task: str) -> list[Path]:
+        del task
+        splits = builder.find_volumes(source_dir)
+        listed = [p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p]
+        about = (source_dir / name for name in (folder.SETTINGS, folder.PATIENTS))
+        return listed + [path for path in about if path.exists()]
+
+    return files
+
+
+BOTH_TASKS = ("binary", "multiclass")
+DATASETS = {
+    "covid_semiseg": DatasetInfo(
+        "uint8", False, BOTH_TASKS, CovidSemiseg, _semiseg_files, per_task=True
+    ),
+    "covid19_ct_seg": DatasetInfo(
+        "hu", True, ("binary",), Covid19CtSeg, _volume_files(Covid19CtSeg)
+    ),
+    "medseg": DatasetInfo("hu", True, BOTH_TASKS, Medseg, _volume_files(Medseg)),
+    "folder": DatasetInfo("hu", True, BOTH_TASKS, Folder, _volume_files(Folder)),
+    "ct_phantom": DatasetInfo("hu", True, BOTH_TASKS, CtPhantom, None),
+}
+
+
+def build(
+    name: str, *, source_dir: Path | None, data_dir: Path, task: str, progress: bool = False
+) -> None:
+    """Build a data set, completely or not at all, unless the same source is already built.
+
+    If the names, sizes or times of the source's files have changed, the data set is built again and
+    the new records replace the old ones.
+
+    Args:
+        name: key of `DATASETS`.
+        source_dir: folder with the user's files; None to use the existing records. ct_phantom
+            ignores it.
+        data_dir: folder for the records of all data sets.
+        task: 'binary' or 'multiclass'.
+        progress: whether to show progress bars on stderr.
+
+    Raises:
+        ValueError: there is no such data set or task, or the source is incomplete or damaged.
+        OSError: `data_dir` cannot be written.
+    """
+    target = _directory(name, data_dir, task)
+    if DATASETS[name].files is not None and source_dir is None:
+        if target.is_dir():
+            return
+        raise ValueError(
+            f"{data_dir}: {name} is not built and no source_dir was given; set source_dir"
+        )
+    source = _fingerprint(name, source_dir, task)
+    if _built_from(target) == source:
+        return
+    with _scratch(data_dir) as scratch:
+        builder = _builder(name, source_dir, scratch, task)
+        _prepare(builder, progress)
+        built = Path(builder.data_dir)
+        write_json(built / SOURCE_FILE, {"sha256": source})
+        _move(built, target, scratch)
+
+
+def open_split(name: str, split: str, *, data_dir: Path, task: str) -> Sequence[Slice]:
+    """Open a split of a built data set.
+
+    Args:
+        name: key of `DATASETS`.
+        split: name of the split.
+        data_dir: folder with the records of all data sets.
+        task: 'binary' or 'multiclass'.
+
+    Returns:
+        Its slices. In the split 'unlabelled' their `mask` is None; for the binary task both lesion
+        classes are 1.
+
+    Raises:
+        ValueError: there is no such data set, task or split, or it is not built. The message says
+            which there are.
+    """
+    builder = _built(name, data_dir, task)
+    if split not in builder.info.splits:
+        sizes = ", ".join(f"{k} ({v.num_examples})" for k, v in builder.info.splits.items())
+        raise ValueError(
+            f"{builder.data_dir}: {name} has no split {split!r}, expected one of {sizes}"
+        )
+    return Records(builder.as_data_source(split), split != UNLABELLED, task == "binary")
+
+
+def split_names(name: str, *, data_dir: Path, task: str) -> list[str]:
+    """List the splits of a built data set.
+
+    Args:
+        name: key of `DATASETS`.
+        data_dir: folder with the records of all data sets.
+        task: 'binary' or 'multiclass'.
+
+    Raises:
+        ValueError: there is no such data set or task, or it is not built.
+    """
+    return list(_built(name, data_dir, task).info.splits)
+
+
+class Records(LazySequence[Slice]):
+    """The slices of one built split, decoded each time they are accessed.
+
+    Args:
+        source: the records.
+        labelled: whether their masks are labels.
+        binary: whether to read both lesion classes as 1.
+    """
+
+    def __init__(self, source: Sequence[dict[str, Any]], labelled: bool, binary: bool) -> None:
+        self._source = source
+        self._labelled = labelled
+        self._binary = binary
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def _item(self, index: int) -> Slice:
+        record = self._source[index]
+        mask = record["mask"] if self._labelled else None
+        if mask is not None and self._binary:
+            mask = (mask > 0).astype(mask.dtype)
+        return Slice(
+            image=record["image"],
+            mask=mask,
+            lung=record.get("lung"),
+            id=_text(record["id"]),
+            patient=_text(record["patient"]),
+            spacing=_spacing(record.get("spacing")),
+            volume=_text(record.get("volume", "")) or None,
+            slice_spacing=float(record.get("slice_spacing", 0)) or None,
+        )
+
+
+def _text(value: str | bytes) -> str:
+    """Return a record's text as a string."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return a record's spacing; None if it is absent or 0."""
+    return None if value is None or not value[0] else (float(value[0]), float(value[1]))
+
+
+def _built(name: str, data_dir: Path, task: str) -> tfds.core.DatasetBuilder:
+    """Return the builder with which the records of a built data set are read."""
+    directory = _directory(name, data_dir, task)
+    if not directory.is_dir():
+        built = data_dir.glob("[!.]*/**/dataset_info.json")
+        there = [str(path.parent.relative_to(data_dir)) for path in built]
+        raise ValueError(
+            f"{directory}: {name} ({task}) is not built, "
+            f"{data_dir} holds {', '.join(sorted(there)) or 'nothing'}; build it first"
+        )
+    return tfds.builder_from_directory(directory)
+
+
+def _directory(name: str, data_dir: Path, task: str) -> Path:
+    """Return the folder of a data set's records, whether or not they are built."""
+    if name not in DATASETS:
+        raise ValueError(f"no data set {name!r}, expected one of {tuple(DATASETS)}")
+    if task not in DATASETS[name].tasks:
+        raise ValueError(f"{name} has no task {task!r}, expected one of {DATASETS[name].tasks}")
+    info = DATASETS[name]
+    folder = data_dir / name / task if info.per_task else data_dir / name
+    return folder / str(info.builder.VERSION)
+
+
+def _builder(
+    name: str, source_dir: Path | None, data_dir: Path, task: str
+) -> tfds.core.DatasetBuilder:
+    """Return the builder that writes the records of a data set."""
+    info = DATASETS[name]
+    own: dict[str, Any] = {} if info.files is None else {"source_dir": source_dir}
+    if info.per_task:
+        own["config"] = task
+    return info.builder(data_dir=data_dir, file_format="array_record", **own)
+
+
+def _fingerprint(name: str, source_dir: Path | None, task: str) -> str:
+    """Return a hash of what the records depend on; for files, their names, sizes and times."""
+    files = DATASETS[name].files
+    if files is None:
+        facts: list[Any] = [patients.SEED, patients.SIZE, patients.SPLITS]
+        facts.append(patients.SLICES_PER_PATIENT)
+    else:
+        assert source_dir is not None
+        facts = [
+            [str(p.relative_to(source_dir)), *_size_and_time(p)] for p in files(source_dir, task)
+        ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return the size in bytes and the time of modification in nanoseconds."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _built_from(directory: Path) -> str | None:
+    """Return the hash with which records were built; None if there are none."""
+    try:
+        return json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _scratch(data_dir: Path) -> Iterator[Path]:
+    """Provide a temporary folder inside `data_dir`; remove it, and an empty `data_dir`, at the end.
+
+    Args:
+        data_dir: folder for the records of all data sets; made if it does not exist.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    remove_killed(data_dir, BUILDING)
+    scratch = temporary_name(data_dir / BUILDING)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        remove(scratch)
+        with contextlib.suppress(OSError):
+            data_dir.rmdir()  # only an empty folder is removed
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, progress: bool) -> None:
+    """Write the records without the messages that TFDS prints."""
+    if isinstance(builder, VolumeBuilder):
+        _write_in_order(builder, progress)
+        return
+    if progress:
+        tfds.enable_progress_bar()
+    else:
+        tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=config)
+
+
+def _write_in_order(builder: VolumeBuilder, progress: bool) -> None:
+    """Write each record as soon as it is made.
+
+    TFDS itself would collect a whole split in memory, and use TensorFlow for more than 1 GB.
+    """
+    Path(builder.data_dir).mkdir(parents=True)
+    writer = tfds.core.SequentialWriter(
+        builder.info, max_examples_per_shard=SHARD_SLICES, file_format="array_record"
+    )
+    for split, examples in builder.examples().items():
+        writer.initialize_splits([split])
+        for example in tqdm(examples, split, unit=" slices", leave=False, disable=not progress):
+            writer.add_examples({split: [example]})
+    writer.close_all()
+
+
+def _move(built: Path, target: Path, scratch: Path) -> None:
+    """Move finished records to `target`, and records that they replace to the temporary folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        os.replace(target, scratch / "old")
+    os.replace(built, target)

@@ -1,0 +1,243 @@
+"""How a command starts and ends: the program `ssa-jax`, configurations, and what is said of errors.
+
+What a user can mend is one line on standard error and exit status 2.
+"""
+
+import argparse
+import ast
+import ctypes
+import importlib
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from ssa_jax.experiment.settings import Settings
+
+PROGRAM = "ssa-jax"
+COMMANDS = {  # by name: module, and what it does
+    "demo": ("launch.demo", "from nothing to a trained network on embedded phantoms"),
+    "train": ("launch.train", "train a network"),
+    "evaluate": ("launch.evaluate", "score a trained network on a split"),
+    "predict": ("launch.predict", "segment scans (NIfTI, DICOM) or pictures"),
+    "score": ("launch.score", "score label maps of any program"),
+    "lung_masks": ("launch.lung_masks", "find the lungs in scans"),
+    "prepare": ("launch.prepare", "build a data set from its published files or your own"),
+    "cross_validate": ("launch.cross_validate", "train and score a network for each fold"),
+    "self_train": ("launch.self_train", "rounds of pseudo-labels on unlabelled slices"),
+    "ablate_self_train": ("launch.ablate_self_train", "the parts of self_train compared"),
+    "import_torch": ("launch.import_torch", "start from PyTorch weights"),
+    "benchmark": ("launch.benchmark.__main__", "measure speed"),
+}
+USER_ERROR = 2
+INTERRUPTED = 130
+M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
+DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their traceback
+
+
+def main() -> NoReturn:
+    """Run `ssa-jax COMMAND ...`: the command's module with the rest of the command line."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        PROGRAM,
+        description="SSA-Net in JAX: segments COVID-19 lesions in chest CT. Not a medical device.",
+        epilog=f"commands:\n{listed}\n\n`{PROGRAM} COMMAND --help` explains each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
+    chosen = parser.parse_args(sys.argv[1:2])
+    module = importlib.import_module(COMMANDS[chosen.command][0])
+    run(module.main, sys.argv[2:])
+
+
+def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
+    """Run a command and exit; SIGTERM interrupts it as Ctrl-C does, freed memory is kept.
+
+    Args:
+        command: the `main` of its module.
+        arguments: the command line without the program's name.
+    """
+    import absl.logging
+
+    from ssa_jax.training.loop import Interrupted, TrainingDiverged
+
+    tune_cpu_allocator()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        command(arguments)
+    except (ValueError, OSError, TrainingDiverged) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # JAX, interrupted while it compiles, crashes at Python's shutdown
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.exit(0)
+
+
+def tune_cpu_allocator() -> None:
+    """Have glibc keep freed memory for the next step instead of returning it to the kernel.
+
+    XLA on the CPU allocates a step's buffers anew at every step, and touching fresh pages takes a
+    quarter of it (docs/performance.md). glibc keeps blocks of more than 64 MB in the main thread's
+    heap alone, so that computations are also dispatched there (with another libc, that is all this
+    does). To be called before the first computation: all threads then share four heaps, enough not
+    to wait for each other.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    for parameter, value in ((M_ARENA_MAX, 4), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+        libc.mallopt(parameter, value)
+
+
+def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a command.
+
+    Args:
+        name: of the command.
+        description: its module's docstring, printed as it stands.
+    """
+    installed = Path(sys.argv[0]).name == PROGRAM
+    return argparse.ArgumentParser(
+        f"{PROGRAM} {name}" if installed else f"launch.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def positive_int(text: str) -> int:
+    """Read a flag's whole number of 1 or more.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse prints the message.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, 1 or more")
+    return int(text)
+
+
+def parse_with_settings(
+    parser: argparse.ArgumentParser, arguments: list[str]
+) -> tuple[argparse.Namespace, "Settings"]:
+    """Read a command line that also holds `--config FILE[:PRESET]` and `--config.FIELD=VALUE`.
+
+    Args:
+        parser: of the command's own flags; `--config` is added here.
+        arguments: the command line without the program's name.
+
+    Returns:
+        The command's own flags and the settings, with `data.data_dir` made absolute so that a
+        workdir that keeps it can be used from another folder.
+
+    Raises:
+        ValueError: a field that does not exist or has the wrong type, or a bad configuration file.
+        FileNotFoundError: no such configuration file.
+        SystemExit: a flag that does not exist or is missing (argparse's own message, status 2).
+    """
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:PRESET]",
+        help="configuration file, for instance configs/covid_semiseg.py:cpu (ours also by name, "
+        "covid_semiseg:cpu); --config.FIELD=VALUE changes a field, for instance "
+        "--config.train.epochs=20 (configs/base.py names them all)",
+    )
+    options, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        if not argument.startswith("--config.") or "=" not in argument:
+            parser.error(f"{argument!r} is no flag; fields change by --config.FIELD=VALUE")
+    return options, read_settings(options.config, rest)
+
+
+def read_settings(file: str, overrides: list[str]) -> "Settings":
+    """Read a configuration file, with `--config.FIELD=VALUE` applied to it.
+
+    Args:
+        file: path, or name of one of ours, perhaps with `:PRESET`.
+        overrides: flags.
+
+    Raises:
+        ValueError, FileNotFoundError: as `parse_with_settings`.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    from ssa_jax.experiment.settings import RENAMED, Settings
+
+    for old, new in RENAMED.items():
+        overrides = [text.replace(f"--config.{old}=", f"--config.{new}=") for text in overrides]
+    arguments = ["--config", _find_config(file), *overrides]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=arguments
+    )
+    try:
+        values(["", *arguments])
+    except flags.IllegalFlagValueError as error:  # of get_config it quotes the whole traceback
+        reason = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        raise ValueError(reason) from error
+    except (KeyError, AttributeError) as error:
+        reason = str(error.args[0])
+        if reason[:1] == reason[-1:] and reason[:1] in ("'", '"'):  # a message within a message
+            reason = ast.literal_eval(reason)
+        raise ValueError(
+            f"--config: no such field ({reason}); configs/base.py names them all"
+        ) from error
+    except (flags.Error, TypeError) as error:
+        raise ValueError(f"--config: {error}") from error
+    settings = Settings.from_config(holder.value)
+    folder = Path(settings.data.data_dir).expanduser().absolute()
+    return settings.replace({"data.data_dir": str(folder)})
+
+
+def _find_config(file: str) -> str:
+    """Return a configuration's path with its preset; ours are found from any folder."""
+    import configs
+
+    name, colon, preset = file.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        ours = Path(configs.__file__).parent
+        path = ours / Path(name).with_suffix(".py").name
+        if Path(name).parent.name not in ("", "configs") or not path.is_file():
+            known = ", ".join(sorted(p.stem for p in ours.glob("[!_]*.py")))
+            raise FileNotFoundError(f"{name}: no such configuration file; ours are {known}")
+    return f"{path}{colon}{preset}"
+
+
+def _version() -> str:
+    """Return the installed version, or say that there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ssa_jax")
+    except PackageNotFoundError:
+        return "not installed (run from a checkout)"
+
+
+def _text(error: Exception) -> str:
+    """Return an error's message; an OSError's own says 'what: file'."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Predicted labels, metrics of one case, and their summary over many cases."""

@@ -1,0 +1,104 @@
+"""Inference: probabilities and labels of images."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ssa_jax.models.ssa_net import Prediction, SSANet, probabilities
+from ssa_jax.ops.tuning import block_on_cpu
+from ssa_jax.training.state import Variables
+
+
+class Output(NamedTuple):
+    """Probabilities and attention of a batch, on the host.
+
+    Attributes:
+        prob: `[B, H, W, K]` float32 in [0, 1], background first; sums to 1 over K.
+        attention: energies of the four encoder stages (equation 1), resized bilinearly to the
+            image: `[B, H, W, 4]` float32, 0 or more.
+    """
+
+    prob: np.ndarray
+    attention: np.ndarray
+
+
+Predict = Callable[[np.ndarray], Output]
+
+
+def make_predict(model: SSANet, *, flip: bool) -> Callable[[Variables], Predict]:
+    """Make inference that splits a batch over the devices of this process.
+
+    Args:
+        model: the network; its `axis_name` is not used.
+        flip: whether the probability is averaged over the slice and its mirror images along both
+            axes (test-time augmentation).
+
+    Returns:
+        A function that takes variables, copies them to the devices once and returns
+        `predict(image [B, H, W, C]) -> Output`; B need not be a multiple of the number of devices.
+        It is compiled once for all variables.
+    """
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices), ("batch",))
+    split = NamedSharding(mesh, PartitionSpec("batch"))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def forward(variables: Variables, image: Array) -> tuple[Array, Array]:
+        prediction = _apply(model, variables, image)
+        prob = probabilities(prediction.logits)
+        if flip:
+            mirrored = [_mirrored(model, variables, image, axes) for axes in ((1,), (2,), (1, 2))]
+            prob = jnp.mean(jnp.stack([prob, *mirrored]), axis=0)
+        maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in prediction.attention]
+        return prob, jnp.stack(maps, axis=-1)
+
+    compiled = jax.jit(forward)
+
+    def with_variables(variables: Variables) -> Predict:
+        placed = block_on_cpu(jax.device_put(variables, whole))
+
+        def predict(image: np.ndarray) -> Output:
+            count = len(image)
+            missing = -count % len(devices)
+            padded = np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            prob, attention = compiled(placed, block_on_cpu(jax.device_put(padded, split)))
+            return Output(np.asarray(prob)[:count], np.asarray(attention)[:count])
+
+        return predict
+
+    return with_variables
+
+
+def _apply(model: SSANet, variables: Variables, image: Array) -> Prediction:
+    """Run the network in inference mode."""
+    prediction = model.apply(variables, image, train=False)
+    assert isinstance(prediction, Prediction)
+    return prediction
+
+
+def _mirrored(model: SSANet, variables: Variables, image: Array, axes: tuple[int, ...]) -> Array:
+    """Predict the image mirrored along `axes`, and mirror the probabilities back."""
+    prediction = _apply(model, variables, jnp.flip(image, axes))
+    return jnp.flip(probabilities(prediction.logits), axes)
+
+
+def most_probable(prob: np.ndarray) -> np.ndarray:
+    """Choose the most probable class of each pixel; one lesion class needs more than 0.5.
+
+    Args:
+        prob: `[..., K]` in [0, 1], background first.
+
+    Returns:
+        Class index `[...]` uint8; of equally probable classes the lowest.
+    """
+    best, labels = prob[..., 0], np.zeros(prob.shape[:-1], np.uint8)
+    # np.argmax along a short last axis takes several times as long.
+    for index in range(1, prob.shape[-1]):
+        labels = np.where(prob[..., index] > best, np.uint8(index), labels)
+        best = np.maximum(best, prob[..., index])
+    return labels

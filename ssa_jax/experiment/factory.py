@@ -1,0 +1,184 @@
+"""Construction of the objects that settings describe: network, preprocessing, loss, optimiser."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from input_pipeline.datasets import catalog
+from input_pipeline.preprocess import Preprocessing
+from ssa_jax.experiment.settings import Settings
+from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.semi_supervised.trust import Trust
+from ssa_jax.training.losses import class_weights
+from ssa_jax.training.mapping import check_mapping
+from ssa_jax.training.optim import make_optimizer, make_schedule
+from ssa_jax.training.state import Variables, init_variables
+from ssa_jax.training.step import LossWeights
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AUTO = "auto"  # of model.spatial_conv_impl: the backend's choice in ops.tuning
+
+
+def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
+    """Build the network.
+
+    Args:
+        settings: whose model and attention groups are read.
+        axis_name: mapped axis over which BatchNorm's statistics are averaged.
+
+    Raises:
+        ValueError: an unknown `model.dtype`.
+    """
+    model = settings.model
+    if model.dtype not in DTYPES:
+        raise ValueError(f"model.dtype is {model.dtype!r}; expected one of {tuple(DTYPES)}")
+    classes = len(settings.class_names)
+    chosen = model.spatial_conv_impl
+    return SSANet(
+        outputs=1 if classes == 1 else classes + 1,
+        encoder=model.encoder,
+        skip=model.skip,
+        spatial_conv=model.spatial_conv,
+        kernel_size=model.kernel_size,
+        attention_power=settings.attention.power,
+        dtype=DTYPES[model.dtype],
+        axis_name=axis_name,
+        spatial_conv_implementation=None if chosen == AUTO else chosen,
+    )
+
+
+def preprocessing(settings: Settings) -> Preprocessing:
+    """Build the preprocessing of slices.
+
+    Args:
+        settings: whose data group is read.
+
+    Raises:
+        ValueError: an unknown data set, or a field outside its range.
+    """
+    name = settings.data.name
+    if name not in catalog.DATASETS:
+        raise ValueError(f"data.name is {name!r}; expected one of {tuple(catalog.DATASETS)}")
+    return Preprocessing(
+        image_size=settings.data.image_size,
+        intensity=catalog.DATASETS[name].intensity,
+        lung_mask=settings.data.lung_mask,
+        lung_dilation=settings.data.lung_dilation,
+    )
+
+
+def loss_weights(settings: Settings, pixels: Sequence[float]) -> LossWeights:
+    """Build the weights of the loss for a training set.
+
+    Args:
+        settings: whose loss and attention groups are read.
+        pixels: number of pixels of each class in the training set, background first (equation 8).
+
+    Raises:
+        ValueError: a class to be weighted has no pixel.
+    """
+    loss, attention = settings.loss, settings.attention
+    weights = class_weights(pixels, over=loss.class_weight_over, clip=loss.class_weight_clip)
+    return LossWeights(
+        dice=loss.dice,
+        cross_entropy=loss.cross_entropy,
+        class_weight=tuple(float(weight) for weight in weights),
+        alpha=attention.alpha,
+        start_epoch=attention.start_epoch,
+        ramp_epochs=attention.ramp_epochs,
+        normalize=attention.normalize,
+        stop_gradient=attention.stop_gradient,
+        dice_absent=loss.dice_absent,
+    )
+
+
+def optimizer(settings: Settings, steps_per_epoch: int) -> tuple[Any, Any]:
+    """Build the schedule and the optimiser.
+
+    Args:
+        settings: whose optim and train groups are read.
+        steps_per_epoch: of the training.
+
+    Returns:
+        The learning rate over updates, and the optimiser.
+
+    Raises:
+        ValueError: an unknown schedule, or a warm-up as long as the training.
+    """
+    optim = settings.optim
+    updates_per_epoch = steps_per_epoch / optim.accumulate_steps
+    schedule = make_schedule(
+        optim.schedule,
+        learning_rate=optim.learning_rate,
+        total_updates=max(1, round(settings.train.epochs * updates_per_epoch)),
+        warmup_updates=round(optim.warmup_epochs * updates_per_epoch),
+        decay_updates=max(1, round(optim.decay_epochs * updates_per_epoch)),
+    )
+    return schedule, make_optimizer(
+        schedule,
+        weight_decay=optim.weight_decay,
+        clip_norm=optim.clip_norm,
+        accumulate_steps=optim.accumulate_steps,
+    )
+
+
+def trust(settings: Settings) -> Trust:
+    """Build the options of the trust module (equation 9).
+
+    Args:
+        settings: whose self_train group is read.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+    return Trust(
+        eta=settings.self_train.eta,
+        low_confidence=settings.self_train.low_confidence,
+        adaptive_share=settings.self_train.adaptive_share,
+        soft=settings.self_train.soft,
+    )
+
+
+def fresh_variables(settings: Settings) -> Variables:
+    """Draw the initial variables of the network, which the seed determines.
+
+    Args:
+        settings: of the network.
+    """
+    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+    return init_variables(build_model(settings), key, preprocessing(settings).channels)
+
+
+def local_batch(settings: Settings) -> int:
+    """Return the number of slices that this process contributes to a batch.
+
+    Args:
+        settings: whose `train.batch_size` is read.
+
+    Raises:
+        ValueError: the batch size is not a multiple of the number of devices.
+    """
+    size, devices = settings.train.batch_size, jax.device_count()
+    if size < 1 or size % devices:
+        raise ValueError(
+            f"train.batch_size is {size}; expected a positive multiple of {devices}, the number "
+            "of devices"
+        )
+    return size // jax.process_count()
+
+
+def check(settings: Settings) -> None:
+    """Check settings before any file is written.
+
+    Args:
+        settings: to check.
+
+    Raises:
+        ValueError: a field has an invalid value.
+    """
+    preprocessing(settings)
+    build_model(settings)
+    local_batch(settings)
+    check_mapping(settings.train.mapping)

@@ -1,0 +1,163 @@
+"""Pseudo-labels of one round on disk: predicted, passed through the trust module, described."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from input_pipeline.pseudo_labels import PseudoLabel, PseudoLabels, PseudoWriter
+from input_pipeline.slices import Slice, Subset
+from ssa_jax.experiment import factory
+from ssa_jax.experiment.network import Network
+from ssa_jax.experiment.progress import progress
+from ssa_jax.experiment.run import Run, manifest_of, timed
+from ssa_jax.semi_supervised.quality import agreement, label_facts
+from ssa_jax.semi_supervised.schedule import added_slices
+from ssa_jax.semi_supervised.trust import (
+    Trust,
+    class_thresholds,
+    confidence_histogram,
+    pseudo_label,
+)
+from ssa_jax.training.distributed import barrier, is_main_process
+from ssa_jax.training.state import Variables
+
+
+def label_round(run: Run, number: int) -> None:
+    """Label the slices that the next round trains on, unless that is done, and print warnings.
+
+    Args:
+        run: the rounds of a workdir.
+        number: of the round whose network labels, 1 or more.
+    """
+    folder = run.folder(number) / "pseudo"
+    if not folder.exists():
+        with timed(run.folder(number) / "label_seconds.json"):
+            _label(run, number, folder)
+    for warning in manifest_of(folder)["warnings"]:
+        print(f"warning: round {number}: {warning}", file=sys.stderr, flush=True)
+
+
+def pseudo_labels(
+    network: Network,
+    slices: Sequence[Slice],
+    indices: Sequence[int],
+    thresholds: Sequence[float],
+    trust: Trust,
+) -> Iterator[PseudoLabel]:
+    """Label unlabelled slices.
+
+    Args:
+        network: that predicts them.
+        slices: the unlabelled split.
+        indices: of the slices to label.
+        thresholds: of each class, see `trust.class_thresholds`.
+        trust: options of the trust module.
+
+    Yields:
+        The pseudo-label of each slice, in the order of `indices`.
+    """
+    for index, made in zip(indices, network.predict(Subset(slices, indices)), strict=True):
+        mask, weight = pseudo_label(made.prob, thresholds, trust)
+        yield PseudoLabel(index, made.slice.id, mask, weight)
+
+
+def weights_sha256(variables: Variables) -> str:
+    """Hash the name, type, shape and bits of every array.
+
+    Args:
+        variables: of a network.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _label(run: Run, number: int, folder: Path) -> None:
+    """Write the pseudo-labels of a round, shard by shard, with their manifest."""
+    settings, trust = run.settings, factory.trust(run.settings)
+    added = added_slices(
+        len(run.slices.unlabelled),
+        settings.self_train.slices_per_round,
+        seed=settings.seed,
+        rounds=number,
+    )
+    indices = [int(k) for drawn in added for k in drawn]
+    variables, step = run.variables(number)
+    network = run.compiled(variables)
+    thresholds = _thresholds(run, network, indices)
+    writer = PseudoWriter(folder, indices)
+    _write_shards(run, number, writer, network, thresholds)
+    barrier("shards written")
+    if is_main_process():
+        made = {
+            "round": number,
+            "step": step,
+            "weights_sha256": weights_sha256(variables),
+            "eta": trust.eta,
+            "low_confidence": trust.low_confidence,
+            "adaptive_share": trust.adaptive_share,
+            "soft": trust.soft,
+            "thresholds": dict(zip(("background", *settings.class_names), thresholds, strict=True)),
+            "seed": settings.seed,
+            "added": len(added[-1]),
+            "relabelled": len(indices) - len(added[-1]),
+        }
+        written = writer.labels()
+        run.observer.labels_written(run, number, written)
+        writer.finish(made | _facts(run, number, written, trust))
+    barrier("labels finished")
+
+
+def _write_shards(
+    run: Run, number: int, writer: PseudoWriter, network: Network, thresholds: Sequence[float]
+) -> None:
+    """Write this process's share of the shards of pseudo-labels."""
+    trust = factory.trust(run.settings)
+    shards = writer.todo(jax.process_index(), jax.process_count())
+    total = sum(len(writer.shard_indices(shard)) for shard in shards)
+    with progress(total, quiet=run.quiet, what=f"labels {number}") as bar:
+        for shard in shards:
+            chosen = writer.shard_indices(shard)
+            labels = pseudo_labels(network, run.slices.unlabelled, chosen, thresholds, trust)
+            writer.write(shard, _calling(labels, bar.update))
+
+
+def _thresholds(run: Run, network: Network, indices: Sequence[int]) -> list[float]:
+    """Choose each class's threshold; adaptive ones need the confidence of all slices first."""
+    trust = factory.trust(run.settings)
+    histogram = np.zeros((len(run.settings.class_names) + 1, 1))
+    if trust.adaptive_share > 0:
+        mine = indices[jax.process_index() :: jax.process_count()]
+        made = network.predict(Subset(run.slices.unlabelled, mine))
+        histogram = np.sum([confidence_histogram(item.prob) for item in made], axis=0)
+        if jax.process_count() > 1:
+            histogram = np.sum(multihost_utils.process_allgather(histogram), axis=0)
+    return class_thresholds(trust, histogram)
+
+
+def _facts(run: Run, number: int, labels: PseudoLabels, trust: Trust) -> dict[str, Any]:
+    """Describe the pseudo-labels of a round, see `quality.label_facts`."""
+    names = run.settings.class_names
+    agreements: list[float | None] = [None] * len(names)
+    if number > 1:
+        before = PseudoLabels(run.folder(number - 1) / "pseudo")  # the first of `labels`
+        pairs = ((old.mask, new.mask) for old, new in zip(before, labels, strict=False))
+        agreements = agreement(pairs, len(names) + 1)
+    described = ((item.id, item.mask, item.weight) for item in labels)
+    return label_facts(described, agreements, names, trust)
+
+
+def _calling(labels: Iterator[PseudoLabel], update: Callable[[], Any]) -> Iterator[PseudoLabel]:
+    """Call `update` after each label."""
+    for label in labels:
+        yield label
+        update()

@@ -1,0 +1,246 @@
+"""A trained network with its settings, its preprocessing and its compiled prediction."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.inference_slices import (
+    PictureSlices,
+    ScanSlices,
+    find_lung_labels,
+    read_lung_labels,
+)
+from input_pipeline.io.find import is_picture_name
+from input_pipeline.io.scan import Scan
+from input_pipeline.loader import eval_batches
+from input_pipeline.preprocess import Preprocessing, from_grid, normalize
+from input_pipeline.slices import Slice
+from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
+from ssa_jax.evaluation.scoring import SlicePrediction
+from ssa_jax.experiment import factory, workdir
+from ssa_jax.experiment.progress import progress
+from ssa_jax.experiment.segmentation import (
+    Reading,
+    Segmentation,
+    check_pictures,
+    check_scans,
+    read_source,
+    remove_outside_lungs,
+)
+from ssa_jax.experiment.settings import Settings
+from ssa_jax.figures.overlays import SlicePicture
+from ssa_jax.training.state import Variables
+
+
+class Network:
+    """A trained network, see `load`.
+
+    Attributes:
+        settings: of its training.
+        preprocessing: of the slices that it predicts.
+        name: its workdir, for messages.
+        step: training step of its checkpoint.
+
+    Args:
+        settings: see above.
+        predict: the compiled prediction with its variables, see `inference.make_predict`.
+        name: see above.
+        step: see above.
+    """
+
+    def __init__(
+        self, settings: Settings, predict: Predict, *, name: str = "network", step: int = 0
+    ) -> None:
+        self.settings = settings
+        self.preprocessing: Preprocessing = factory.preprocessing(settings)
+        self.name = name
+        self.step = step
+        self._predict = predict
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the lesion classes 1, 2, ..."""
+        return self.settings.class_names
+
+    def predict(
+        self,
+        slices: Sequence[Slice],
+        *,
+        prepared_by: Preprocessing | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[SlicePrediction]:
+        """Predict slices, in order, each on its own grid.
+
+        The probabilities are resized to the own grid before the class is chosen.
+
+        Args:
+            slices: labelled or not.
+            prepared_by: their preprocessing; None for `preprocessing`.
+            batch_size: slices predicted at once; None for `eval.batch_size`.
+
+        Yields:
+            The prediction of each slice.
+
+        Raises:
+            ValueError: a slice cannot be preprocessed; the message names it.
+        """
+        size = batch_size or self.settings.eval.batch_size
+        for batch in eval_batches(slices, prepared_by or self.preprocessing, batch_size=size):
+            output = self._predict(batch.image)
+            rows = zip(batch.slices, batch.grids, output.prob, output.attention, strict=False)
+            for item, grid, prob, attention in rows:
+                own = np.clip(from_grid(prob, grid), 0.0, 1.0)
+                maps = partial(from_grid, attention, grid)
+                yield SlicePrediction(item, own, most_probable(own), maps)
+
+    def segment(
+        self,
+        source: Any,
+        *,
+        intensity: str | None = None,
+        series: str | None = None,
+        axes: str | None = None,
+        spacing: Sequence[float] | None = None,
+        lung: str | Path | None = None,
+    ) -> Segmentation:
+        """Segment a scan or a picture; `ssa-jax predict` gives the same mask.
+
+        Args:
+            source: path of a NIfTI file, a DICOM file or folder, or an 8-bit picture (PNG, JPEG);
+                a nibabel image; or an array `[i, j, k]`.
+            intensity: of a NIfTI file, an image or an array: 'hu' (Hounsfield units), or 'windowed'
+                (0..255 of the window -1250..250 HU). DICOM is always 'hu'.
+            series: of a DICOM folder that holds several.
+            axes: directions of the axes of an array, or of a file that does not state them: letters
+                of R/L, A/P and S/I, 'LPS' for instance.
+            spacing: mm along the axes of an array.
+            lung: file of lung labels on the scan's grid (1 right, 2 left, or 1 for both), or of a
+                picture's lung mask; None finds the lungs by intensity and shape.
+
+        Returns:
+            The segmentation, on the source's own grid.
+
+        Raises:
+            ValueError: the source cannot be used, or the network needs other inputs.
+            OSError: a file cannot be opened.
+        """
+        mask = None if lung is None else Path(lung)
+        if isinstance(source, str | Path) and is_picture_name(Path(source)):
+            check_pictures(self.preprocessing, mask is not None, self.name)
+            slices = PictureSlices([Path(source)], self.preprocessing, [mask] if mask else None)
+            (prediction,) = self.predict(slices, prepared_by=slices.prepared_by)
+            return self.picture_segmentation(prediction)
+        check_scans(self.preprocessing, mask is not None, self.name)
+        scan = read_source(source, Reading(intensity, series, axes, spacing))
+        return self.segment_scan(scan, lung=mask, keep_prob=True, montage=0, quiet=True)
+
+    def segment_scan(
+        self, scan: Scan, *, lung: Path | None, keep_prob: bool, montage: int, quiet: bool
+    ) -> Segmentation:
+        """Segment a scan that was read already.
+
+        Args:
+            scan: in HU.
+            lung: file of lung labels on its grid; None finds the lungs by intensity and shape.
+            keep_prob: whether `Segmentation.prob` is kept, four bytes for each voxel and class.
+            montage: number of slices to draw, spread over the lungs.
+            quiet: show no progress.
+
+        Returns:
+            The segmentation, on the scan's own grid.
+
+        Raises:
+            ValueError: the lung labels do not fit the scan.
+            OSError: their file cannot be opened.
+        """
+        lungs = find_lung_labels(scan) if lung is None else read_lung_labels(lung, scan)
+        labels = np.zeros(scan.voxels.shape, np.uint8)
+        slices = ScanSlices(scan, lungs, self.preprocessing)
+        wanted = set(np.linspace(0, len(slices) - 1, montage).astype(int)) if montage else set()
+        drawn: list[SlicePicture] = []
+        kept: list[tuple[Any, np.ndarray]] = []
+        size = max(1, min(self.settings.eval.batch_size, len(slices)))
+        predictions = self.predict(slices, prepared_by=slices.prepared_by, batch_size=size)
+        with progress(len(slices), quiet=quiet) as bar:
+            for number, prediction in enumerate(predictions):
+                place = (slices.places[number], *slices.window)
+                labels[place] = prediction.labels
+                if keep_prob:
+                    kept.append((place, prediction.prob))
+                if number in wanted:
+                    title = f"{scan.id}, slice {place[0] + 1} of {len(labels)}"
+                    drawn.append(self.picture(prediction, title))
+                bar.update()
+        removed = remove_outside_lungs(labels, lungs)
+        prob = tuple(kept) if keep_prob else None
+        return Segmentation(self.class_names, scan, lungs, removed, drawn, labels, prob)
+
+    def picture_segmentation(self, prediction: SlicePrediction) -> Segmentation:
+        """Return the segmentation of a picture.
+
+        Args:
+            prediction: of the picture.
+        """
+        prob = (((slice(None), slice(None)), prediction.prob),)
+        lung, labels = prediction.slice.lung, prediction.labels
+        return Segmentation(self.class_names, None, lung, 0, (), labels, prob)
+
+    def picture(self, prediction: SlicePrediction, title: str) -> SlicePicture:
+        """Return a prediction as a row of a picture.
+
+        Args:
+            prediction: of a slice.
+            title: of the row.
+        """
+        item = prediction.slice
+        return SlicePicture(
+            image=normalize(item.image, self.preprocessing.intensity),
+            truth=item.mask,
+            prediction=prediction.labels,
+            attention=list(prediction.attention().transpose(2, 0, 1)),
+            title=title.replace("$", r"\$"),  # matplotlib typesets formulas between dollars
+        )
+
+
+def compile_network(settings: Settings) -> Callable[[Variables], Network]:
+    """Make a function from variables to their network; prediction is compiled once.
+
+    Args:
+        settings: of the networks.
+    """
+    predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)
+    return lambda variables: Network(settings, predict(variables))
+
+
+def load(folder: str | Path, checkpoint: str = "best") -> Network:
+    """Load the network of a workdir.
+
+    Args:
+        folder: a workdir of `ssa-jax train` or `ssa-jax import_torch`, or of one round or fold.
+        checkpoint: 'best' (by validation DSC) or 'last'.
+
+    Raises:
+        FileNotFoundError: the folder is no workdir, or has no such checkpoint.
+        ValueError: an unknown checkpoint, or its files are damaged.
+    """
+    return restore(workdir.load_settings(Path(folder)), Path(folder), checkpoint)
+
+
+def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:
+    """Load the network of a workdir whose settings are known.
+
+    Args:
+        settings: of the workdir; `data.data_dir` may differ.
+        folder: the workdir.
+        checkpoint: 'best' or 'last'.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: an unknown checkpoint, or its files are damaged.
+    """
+    variables, step = workdir.trained_variables(settings, folder, checkpoint)
+    predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)
+    return Network(settings, predict(variables), name=str(folder), step=step)

@@ -1,0 +1,213 @@
+"""Rounds of pseudo-labels on disk: train, score and label, each done once and then read.
+
+W/round_01, round_02, ... are ordinary workdirs, which `evaluate` and `predict` accept; the last
+checkpoint counts, so that a round does not choose its own best. They also hold `pseudo/`, the
+labels for the next round, and `round.json`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.files import write_json
+from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
+from input_pipeline.slices import Concatenated
+from ssa_jax.evaluation.summary import AVERAGE, summarize
+from ssa_jax.experiment import data, factory, workdir
+from ssa_jax.experiment.evaluation import evaluate, score_slices
+from ssa_jax.experiment.labelling import label_round
+from ssa_jax.experiment.network import compile_network
+from ssa_jax.experiment.run import Observer, Row, Run, manifest_of, timed, with_new_names
+from ssa_jax.experiment.settings import Settings
+from ssa_jax.experiment.training import initial_variables, steps_of, train_on
+from ssa_jax.semi_supervised.schedule import best_round, run_rounds
+from ssa_jax.training.distributed import barrier, is_main_process
+from ssa_jax.training.state import Variables
+
+PICTURES = 8  # test slices that are drawn
+
+
+def self_train(
+    settings: Settings, folder: Path, *, observer: Observer, quiet: bool
+) -> dict[str, Any]:
+    """Run every round that is not done; score the best one on the test split, once.
+
+    Round 1 trains on the labelled slices. After each round the trust module (equation 9) turns the
+    predictions of its network into labels of the unlabelled slices that the next round trains on:
+    those newly drawn and those added before. The next round trains a new network on all of them,
+    with class weights from their pixels (equation 8). The rounds end when the validation DSC no
+    longer improves.
+
+    Args:
+        settings: of all rounds.
+        folder: for all rounds.
+        observer: draws and prints.
+        quiet: show no progress.
+
+    Returns:
+        'rounds' (their number), 'best_round', and 'test' (the summary of `evaluate`, None where the
+        data set has no labelled test split), as in `summary.json`.
+
+    Raises:
+        ValueError: invalid settings, or slices that `data.check_pools` refuses.
+        OSError: a file cannot be read or written.
+    """
+    factory.check(settings)
+    factory.trust(settings)
+    data.build_records(settings)
+    workdir.save_settings(settings, folder)
+    workdir.keep_compiled(folder)
+    slices = data.pools(settings, folder)
+    data.check_pools(settings, slices)
+    run = Run(settings, folder, slices, compile_network(settings), observer, quiet)
+    rows: list[Row] = []
+    for row in rounds(run):
+        rows.append(row)
+        if is_main_process():
+            observer.round_scored(run, rows)
+    best = best_round([score_of(row) for row in rows])
+    summary = {"rounds": len(rows), "best_round": best, data.TEST: _test_once(run, best)}
+    write_json(folder / "summary.json", summary)
+    observer.finished(run, rows, summary)
+    return summary
+
+
+def rounds(run: Run) -> Iterator[Row]:
+    """Run the rounds, and read those that are done.
+
+    Args:
+        run: the rounds of a workdir.
+
+    Yields:
+        The row of each round, as in `round.json`.
+    """
+    yield from run_rounds(
+        partial(train_round, run),
+        partial(label_round, run),
+        score_of,
+        patience=run.settings.self_train.patience,
+        max_rounds=run.settings.self_train.max_rounds,
+    )
+
+
+def score_of(row: Row) -> float:
+    """Return the validation DSC of a round, nan where it is undefined.
+
+    Args:
+        row: of the round.
+    """
+    dsc = row["validation_dsc"]["average"]
+    return float("nan") if dsc is None else float(dsc)
+
+
+def train_round(run: Run, number: int) -> Row:
+    """Train and score the network of a round, unless that is done.
+
+    Args:
+        run: the rounds of a workdir.
+        number: of the round, 1 or more.
+
+    Returns:
+        The row of the round, as in `round.json`.
+    """
+    folder = run.folder(number)
+    path = folder / "round.json"
+    if not path.exists():
+        with timed(folder / "train_seconds.json"):
+            row = _train(run, number)
+        if is_main_process():
+            write_json(path, row)
+        barrier("round scored")
+    return with_new_names(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _train(run: Run, number: int) -> Row:
+    """Train the network of a round and score it on the validation slices."""
+    settings, folder = run.settings, run.folder(number)
+    workdir.save_settings(settings, folder)
+    data.training_slices(settings, folder)  # stores the split there, for `ssa-jax evaluate`
+    training, manifest = run.slices.training, None
+    if number > 1:
+        pseudo = run.folder(number - 1) / "pseudo"
+        manifest = manifest_of(pseudo)
+        labelled = PseudoSlices(PseudoLabels(pseudo), run.slices.unlabelled)
+        training = Concatenated(training, labelled)
+    pixels = data.pixels_of(settings, training)
+    losses = factory.loss_weights(settings, pixels)
+    same = settings.self_train.same_steps
+    train_on(
+        settings,
+        folder,
+        training,
+        run.slices.validation,
+        losses=losses,
+        variables=_start(run, number),
+        steps_per_epoch=steps_of(settings, run.slices.training) if same else None,
+        quiet=run.quiet,
+        what=f"round {number}",
+    )
+    return _row(run, number, manifest, pixels, losses.class_weight)
+
+
+def _start(run: Run, number: int) -> Variables:
+    """Return the variables that a round starts from."""
+    if number > 1 and run.settings.self_train.warm_start:
+        return run.variables(number - 1)[0]
+    return initial_variables(run.settings)
+
+
+def _row(
+    run: Run,
+    number: int,
+    manifest: dict[str, Any] | None,
+    pixels: Sequence[float],
+    weight: Sequence[float],
+) -> Row:
+    """Score a round and compose its row, the content of `round.json`."""
+    names = run.settings.class_names
+    variables, step = run.variables(number)
+    predictions = run.compiled(variables).predict(run.slices.validation)
+    cases = score_slices(predictions, names, run.settings.eval.tolerance)
+    scores = summarize(cases)["standard"]
+    dsc = {name: scores[name]["dsc"]["mean"] for name in scores}
+    dsc.setdefault(AVERAGE, dsc[names[0]])
+    lesion = sum(pixels[1:])
+    added, relabelled = (manifest[k] if manifest else 0 for k in ("added", "relabelled"))
+    labelled = len(run.slices.training)
+    return {
+        "round": number,
+        "step": step,
+        "slices": labelled + added + relabelled,
+        "labelled": labelled,
+        "added": added,
+        "relabelled": relabelled,
+        "pseudo_share": manifest["share"] if manifest else dict.fromkeys(names),
+        "agreement": manifest["agreement"] if manifest else dict.fromkeys(names),
+        "training_share": {name: n / lesion for name, n in zip(names, pixels[1:], strict=True)},
+        "weight": dict(zip(("background", *names), weight, strict=True)),
+        "weight_sum": sum(weight),
+        "validation_dsc": dsc,
+    }
+
+
+def _test_once(run: Run, best: int) -> dict[str, Any] | None:
+    """Score the best round on the test split, or read the scores of an earlier run."""
+    settings = run.settings
+    path = run.workdir / data.TEST / "metrics.json"
+    if data.TEST not in data.split_names(settings):
+        return None
+    if settings.data.validation_split == data.TEST:
+        return None
+    if not path.exists():
+        evaluate(
+            settings,
+            run.folder(best),
+            data.TEST,
+            which="last",
+            out=path.parent,
+            pictures=PICTURES,
+            quiet=run.quiet,
+        )
+    return json.loads(path.read_text(encoding="utf-8"))

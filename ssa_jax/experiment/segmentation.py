@@ -1,0 +1,286 @@
+"""The segmentation of a scan or picture: labels and probabilities on its own grid, and volumes.
+
+Slices below and above the lungs are not predicted. A predicted lesion that touches no lung (gas in
+the stomach, for instance) is set to background; its volume is `removed_ml`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from input_pipeline.files import atomic_file
+from input_pipeline.inference_slices import (
+    in_hu,
+    read_hu,
+    stored_intensity,
+)
+from input_pipeline.io.nifti import read_nibabel, write_nifti_mask
+from input_pipeline.io.read import read_array
+from input_pipeline.io.scan import Scan, to_file_grid
+from input_pipeline.preprocess import Preprocessing
+from ssa_jax.figures.overlays import SlicePicture
+
+DECIMALS = 6  # of volumes in mL
+
+
+class Reading(NamedTuple):
+    """What the user states about an input, see `Network.segment`.
+
+    Attributes:
+        intensity: 'hu' or 'windowed'; None where it is not stated.
+        series: of a DICOM folder that holds several.
+        axes: directions of the axes, 'LPS' for instance.
+        spacing: mm along the axes of an array.
+    """
+
+    intensity: str | None = None
+    series: str | None = None
+    axes: str | None = None
+    spacing: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The lesions of one scan or picture.
+
+    Attributes:
+        class_names: of the classes 1, 2, ...
+        scan: the scan in HU, with the transform to its own grid; None for a picture.
+        lung: lung labels in the orientation of `Scan.voxels`; for a picture 0 and 1, or None.
+        removed_voxels: voxels of predicted lesion that touches no lung, set to background; 0 for a
+            picture.
+        pictures: rows of a montage, as many as were requested.
+    """
+
+    class_names: tuple[str, ...]
+    scan: Scan | None
+    lung: np.ndarray | None
+    removed_voxels: int
+    pictures: Sequence[SlicePicture] = field(repr=False)
+    _labels: np.ndarray = field(repr=False)
+    _prob: tuple[tuple[Any, np.ndarray], ...] | None = field(repr=False)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class index of every voxel (0 background), uint8, on the source's own grid.
+
+        Its shape is that of the NIfTI file, image or array; `[columns, rows, slices]` for a DICOM
+        series; `[H, W]` for a picture.
+        """
+        return self._labels if self.scan is None else to_file_grid(self._labels, self.scan)
+
+    @property
+    def prob(self) -> np.ndarray:
+        """Probability of every class, float32 `[..., K]` in [0, 1], on the source's own grid.
+
+        The background is first; in slices that were not predicted it has 1. Lesion that touches no
+        lung is not removed. The array is computed at each access.
+
+        Raises:
+            ValueError: probabilities were not kept.
+        """
+        if self._prob is None:
+            raise ValueError("probabilities were not kept; segment with keep_prob=True")
+        classes = len(self.class_names) + 1
+        whole = np.zeros((classes, *self._labels.shape), np.float32)
+        whole[0] = 1
+        for place, prob in self._prob:
+            whole[(slice(None), *place)] = np.moveaxis(prob, -1, 0)
+        if self.scan is not None:
+            return np.stack([to_file_grid(volume, self.scan) for volume in whole], axis=-1)
+        return np.moveaxis(whole, 0, -1)
+
+    @property
+    def removed_ml(self) -> float:
+        """Volume of predicted lesion that touches no lung, in mL; 0 for a picture."""
+        return self.removed_voxels * _millilitres(self.scan.spacing) if self.scan else 0.0
+
+    @property
+    def volumes(self) -> dict[str, Any]:
+        """Volumes in mL and shares of the lungs, see `lesion_volumes`; empty for a picture."""
+        if self.scan is None or self.lung is None:
+            return {}
+        row = lesion_volumes(self._labels, self.lung, self.scan.spacing, self.class_names)
+        return row | {"dropped_ml": round(self.removed_ml, DECIMALS)}
+
+    @property
+    def lesion_ml(self) -> dict[str, float] | None:
+        """Volume of each class in mL; None for a picture, whose pixels have no size."""
+        row = self.volumes
+        return {name: row[f"{name}_ml"] for name in self.class_names} if row else None
+
+    def save(self, path: str | Path) -> None:
+        """Write the labels on the source's own grid, whole or not at all.
+
+        Args:
+            path: .nii.gz or .nii for a scan, .png for a picture.
+
+        Raises:
+            ValueError: another suffix.
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        if self.scan is not None:
+            write_nifti_mask(path, self._labels, self.scan)
+            return
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: the labels of a picture are a PNG; name it .png")
+        with atomic_file(path) as temporary:
+            Image.fromarray(np.ascontiguousarray(self._labels)).save(temporary)
+
+
+def lesion_volumes(
+    labels: np.ndarray,
+    lung: np.ndarray,
+    spacing: tuple[float, float, float] | None,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """Measure the volume of each class, and its share of each lung.
+
+    Args:
+        labels: `[slices, rows, columns]` uint8 class index.
+        lung: lung labels of the same shape: 0 none, 1 right, 2 left.
+        spacing: mm between (slices, rows, columns).
+        names: of the classes 1, 2, ...
+
+    Returns:
+        A row of `volumes.csv`: mL of the lungs, and of each class in all, in each lung and outside
+        both. A class's share of a lung counts its voxels inside that lung, and is None where the
+        lung is absent.
+    """
+    voxel = _millilitres(spacing)
+    counts = np.zeros((3, len(names) + 1))
+    for side, chosen in zip(lung, labels, strict=True):
+        pairs = side.astype(np.intp) * (len(names) + 1) + chosen
+        counts += np.bincount(pairs.ravel(), minlength=counts.size).reshape(counts.shape)
+    lungs = counts.sum(axis=1)
+    row: dict[str, Any] = {
+        "lung_ml": (lungs[1] + lungs[2]) * voxel,
+        "right_lung_ml": lungs[1] * voxel,
+        "left_lung_ml": lungs[2] * voxel,
+    }
+    for index, name in enumerate(names, start=1):
+        outside, right, left = counts[:, index]
+        row[f"{name}_ml"] = (outside + right + left) * voxel
+        row[f"{name}_right_ml"] = right * voxel
+        row[f"{name}_left_ml"] = left * voxel
+        row[f"{name}_outside_ml"] = outside * voxel
+        row[f"{name}_share_of_lung"] = _share(right + left, lungs[1] + lungs[2])
+        row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
+        row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
+    return {
+        name: round(float(value), DECIMALS) if name.endswith("_ml") else value
+        for name, value in row.items()
+    }
+
+
+def remove_outside_lungs(labels: np.ndarray, lung: np.ndarray) -> int:
+    """Remove connected components that touch no lung, mostly gas in the bowel.
+
+    A consolidated lobe that the lung mask misses is kept if it touches the mask.
+
+    Args:
+        labels: `[slices, rows, columns]` class index; removed voxels are set to 0 in place.
+        lung: lung labels of the same shape, above 0 inside the lungs.
+
+    Returns:
+        The number of voxels removed.
+    """
+    parts, count = ndimage.label(labels > 0, structure=np.ones((3, 3, 3)))
+    touching = np.zeros(count + 1, bool)
+    for part, side in zip(parts, lung, strict=True):
+        touching[part[side > 0]] = True
+    touching[0] = True  # the background
+    removed = 0
+    for part, chosen in zip(parts, labels, strict=True):
+        outside = ~touching[part]
+        removed += int(outside.sum())
+        chosen[outside] = 0
+    return removed
+
+
+def check_scans(preprocessing: Preprocessing, lungs_given: bool, name: str) -> None:
+    """Check that scans have the lung masks that the network needs.
+
+    Args:
+        preprocessing: of the network.
+        lungs_given: whether there is a lung mask for each scan.
+        name: of the network, for the message.
+
+    Raises:
+        ValueError: it needs lung masks that were not given.
+    """
+    if preprocessing.lung_mask == "file" and not lungs_given:
+        raise ValueError(
+            f"{name}: this network needs a lung mask for each scan (data.lung_mask='file'); name "
+            "the folder that holds them as --lung-dir (`ssa-jax lung_masks` makes them)"
+        )
+
+
+def check_pictures(preprocessing: Preprocessing, lungs_given: bool, name: str) -> None:
+    """Check that the network was trained on slices like pictures.
+
+    Args:
+        preprocessing: of the network.
+        lungs_given: whether there is a lung mask for each picture.
+        name: of the network, for the message.
+
+    Raises:
+        ValueError: it was trained on Hounsfield units, or lung masks are missing or not used.
+    """
+    if preprocessing.intensity == "hu":
+        raise ValueError(
+            f"{name}: this network reads Hounsfield units, which 8-bit pictures do not have; use "
+            "a network that was trained on 8-bit slices, or predict the scan itself"
+        )
+    if preprocessing.lung_mask == "file" and not lungs_given:
+        raise ValueError(
+            f"{name}: this network needs a lung mask for each slice (data.lung_mask='file'); name "
+            "the folder that holds them as --lung-dir"
+        )
+    if preprocessing.lung_mask != "file" and lungs_given:
+        raise ValueError(
+            f"{name}: this network takes no lung masks from files (data.lung_mask="
+            f"{preprocessing.lung_mask!r}); leave --lung-dir out"
+        )
+
+
+def read_source(source: Any, reading: Reading) -> Scan:
+    """Read a scan in HU.
+
+    Args:
+        source: path of a NIfTI file, a DICOM file or folder; a nibabel image; an array `[i, j, k]`.
+        reading: what the user states about it.
+
+    Raises:
+        ValueError: the source cannot be used, or a statement about it is missing.
+        OSError: a file cannot be opened.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return read_hu(path, intensity=reading.intensity, series=reading.series, axes=reading.axes)
+    stored = stored_intensity(reading.intensity)
+    if stored is None:
+        raise ValueError("intensity is not stated; expected 'hu', or 'windowed' for grey values")
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return in_hu(read_nibabel(source, intensity=stored, axes=reading.axes), reading.intensity)
+    scan = read_array(
+        np.asarray(source), intensity=stored, spacing=reading.spacing, axes=reading.axes
+    )
+    return in_hu(scan, reading.intensity)
+
+
+def _millilitres(spacing: tuple[float, float, float] | None) -> float:
+    """Return the volume of a voxel in mL."""
+    assert spacing is not None
+    return float(np.prod(spacing)) / 1000
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None

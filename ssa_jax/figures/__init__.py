@@ -1,0 +1,1 @@
+"""Pictures, curves and the report of the rounds, returned as figures and text."""

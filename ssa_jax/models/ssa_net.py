@@ -1,0 +1,130 @@
+"""SSA-Net: encoder with attention maps, spatial convolution, decoder (figure 2)."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ssa_jax.models.attention import energy
+from ssa_jax.models.decoder import Decoder
+from ssa_jax.models.layers import SpatialConv
+from ssa_jax.models.resnet import ResNet34
+
+STRIDE = 32  # the encoder halves height and width five times
+
+
+class Prediction(NamedTuple):
+    """Output of the network for a batch.
+
+    Attributes:
+        logits: `[B, H, W, K]` float32; K is 1 (its sigmoid is the probability of lesion) or the
+            number of classes with background (softmax).
+        attention: energies of the four encoder stages (equation 1), `[B, H/4, W/4]` to
+            `[B, H/32, W/32]`, float32.
+    """
+
+    logits: Array
+    attention: tuple[Array, ...]
+
+
+class SSANet(nn.Module):
+    """SSA-Net, the network of section 3.1.
+
+    Attributes:
+        outputs: 1 for one lesion class (sigmoid), C + 1 for C lesion classes (softmax).
+        encoder: 'published' or 'torchvision', see `ResNet34`.
+        skip: 'concat' (the paper) or 'add' (the published code).
+        spatial_conv: whether the network has the spatial convolution (table 3's "SC").
+        kernel_size: k of the spatial convolution.
+        attention_power: z of equation 1.
+        dtype: type of the computation; parameters and logits are float32.
+        axis_name: mapped axis over which BatchNorm's statistics are averaged, None for one device.
+        spatial_conv_implementation: see `ops.spatial_conv.spatial_convolution`.
+        conv_implementation: see `ops.conv.convolution`.
+
+    Example:
+        >>> import jax
+        >>> image = jax.ShapeDtypeStruct((1, 64, 64, 2), "float32")
+        >>> network = SSANet(outputs=3)
+        >>> variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), image)
+        >>> jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, image).logits.shape
+        (1, 64, 64, 3)
+    """
+
+    outputs: int = 1
+    encoder: str = "published"
+    skip: str = "concat"
+    spatial_conv: bool = True
+    kernel_size: int = 9
+    attention_power: float = 2.0
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    spatial_conv_implementation: str | None = None
+    conv_implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Prediction:
+        """Segment a batch.
+
+        Args:
+            image: `[B, H, W, C]`: intensity in [0, 1] and, where C is 2, the lung mask (0 or 1).
+                H and W are multiples of 32.
+            train: whether BatchNorm uses the batch's statistics (and updates its own).
+
+        Raises:
+            ValueError: H or W is not a multiple of 32, or an option is unknown.
+        """
+        height, width = image.shape[1:3]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(
+                f"image has {height} x {width} pixels, expected multiples of {STRIDE}; resize or "
+                "pad it"
+            )
+        norm = self.norm(train)
+        encoder = ResNet34(self.encoder, norm, self.dtype, self.conv_implementation, name="encoder")
+        stages = encoder(image.astype(self.dtype))
+        e1, e2, e3, deepest = stages
+        self.sow("intermediates", "e4", deepest)
+        attention = tuple(energy(stage, self.attention_power) for stage in stages)
+        if self.spatial_conv:
+            deepest = SpatialConv(
+                self.kernel_size, self.spatial_conv_implementation, self.dtype, name="spatial_conv"
+            )(deepest)
+        self.sow("intermediates", "e4_after_spatial_conv", deepest)
+        decoder = Decoder(
+            self.outputs, self.skip, norm, self.dtype, self.conv_implementation, name="decoder"
+        )
+        return Prediction(decoder((e1, e2, e3, deepest)), attention)
+
+    def norm(self, train: bool) -> Any:
+        """Return the constructor of the network's BatchNorm layers.
+
+        Args:
+            train: whether they use the batch's statistics.
+        """
+        return partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+
+
+def probabilities(logits: Array) -> Array:
+    """Compute the probability of each class from logits.
+
+    Args:
+        logits: `[B, H, W, K]`.
+
+    Returns:
+        `[B, H, W, max(K, 2)]` in [0, 1], background first; sums to 1 over the classes.
+    """
+    if logits.shape[-1] == 1:
+        lesion = jax.nn.sigmoid(logits)
+        return jnp.concatenate([1 - lesion, lesion], axis=-1)
+    return jax.nn.softmax(logits, axis=-1)

@@ -1,0 +1,1 @@
+"""Convolutions of arrays in several implementations, and the choice for each backend."""

@@ -1,0 +1,106 @@
+"""Every choice that depends on the backend, and every measured threshold, as data.
+
+No other module asks for the backend. Functions take the choice as an argument
+(`implementation=None` uses this table's); method and figures are in docs/performance.md.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The choices for one backend.
+
+    Attributes:
+        convolution: implementation of `ops.conv`: 'matmul' or 'xla'.
+        spatial_conv: implementation of `ops.spatial_conv`.
+        unroll: slices computed in one iteration of the spatial convolution's scan.
+        asynchronous: whether computations are dispatched before the previous ones are done.
+        matmul_side: side of the square matmul that measures the device's peak speed.
+        measured: the measurements behind these choices.
+    """
+
+    convolution: str
+    spatial_conv: str
+    unroll: int
+    asynchronous: bool
+    matmul_side: int
+    measured: str
+
+
+BY_BACKEND = {
+    "cpu": Tuning(
+        convolution="matmul",
+        spatial_conv="filtered",
+        unroll=1,
+        asynchronous=False,
+        matmul_side=2048,
+        measured=(
+            "Two cores of an AMD EPYC, float32. Convolutions: XLA's own leave a core idle where "
+            "rows are short or channels few, its matmuls do not (last layer, 256 px, batch 4, "
+            "forward: 7.8 ms by XLA, 1.5 by taps). Spatial convolution, forward and backward, "
+            "2x8x8, C = 512: filtered 41 ms, custom_vjp 44, scan 65, unrolled 68; four slices "
+            "per iteration are slower (1x16x16: 121 to 128 ms instead of 71 to 83)."
+        ),
+    ),
+    "gpu": Tuning(
+        convolution="xla",
+        spatial_conv="custom_vjp",
+        unroll=8,
+        asynchronous=True,
+        matmul_side=8192,
+        measured=(
+            "One H200. Convolutions: cuDNN's; the matmul implementations crashed XLA's compiler "
+            "in bfloat16 inference at batch 32, and one gradient took 4 ms of a bfloat16 step. "
+            "Spatial convolution, 2x8x8, C = 512, float32: custom_vjp with eight slices per "
+            "iteration 0.67 ms, four 0.72, one 0.93, unrolled 0.77."
+        ),
+    ),
+}
+OTHERWISE = Tuning(
+    convolution="xla",
+    spatial_conv="scan",
+    unroll=1,
+    asynchronous=True,
+    matmul_side=8192,
+    measured="Nothing: no other backend was available, so XLA's and JAX's defaults are used.",
+)
+
+# Smallest map, in positions (pixels times batch), for which a matmul convolution uses
+# `winograd.filtered`. 512 channels, forward and backward, gathered windows against minimal
+# filtering: 1.7 against 3.8 ms at 32 positions, 5.2 against 5.5 at 128, 9.6 against 7.6 at 256.
+CONV_FILTERED_POSITIONS = 129
+# Fewest multiplications of one kernel tap for it: with less work the longer compilation is not
+# worth it (the point of equal speed was not measured).
+CONV_FILTERED_WORK = 2**22
+# Channels below which a map counts as narrow. It separates the network's input and output (1 to 3
+# channels, measured) from the layers between. XLA's convolutions leave most of the CPU idle where
+# the output is narrow; where the input is narrow, gathering windows is mostly copying.
+CONV_NARROW = 16
+# Fewest positions of a slice, times batch, for which 'filtered' uses minimal filtering: with fewer,
+# reading the larger matrices costs more time than the saved multiplications.
+SLICE_FILTERED_POSITIONS = 16
+
+
+def for_backend(backend: str | None = None) -> Tuning:
+    """Return the choices for a backend.
+
+    Args:
+        backend: JAX's name of it; None for the default backend, which is started if need be.
+    """
+    return BY_BACKEND.get(backend or jax.default_backend(), OTHERWISE)
+
+
+def block_on_cpu(tree: Any) -> Any:
+    """Return the arrays unchanged; on a synchronous backend wait for their transfer first.
+
+    A computation on arrays that are still in transfer runs in a thread whose heap does not keep
+    freed memory, see `launch.cli.tune_cpu_allocator`.
+
+    Args:
+        tree: arrays on the device.
+    """
+    return tree if for_backend().asynchronous else jax.block_until_ready(tree)

@@ -1,0 +1,1 @@
+"""Semi-supervised training (section 3.2.2): pseudo-labels, their quality, and the rounds."""

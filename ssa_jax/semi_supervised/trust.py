@@ -1,0 +1,107 @@
+"""The trust module (section 3.2.2, equation 9): pseudo-labels from probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssa_jax.evaluation.inference import most_probable
+
+LOW_CONFIDENCE = ("background", "ignore")
+BINS = 1000  # of a histogram of the highest probability
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Options of the trust module, which decides the label of a pixel. The defaults are equation 9.
+
+    Attributes:
+        eta: in [0, 1). A pixel is labelled with its most probable class where the probability
+            exceeds eta; 0 labels every pixel, which is no trust module at all.
+        low_confidence: label of the other pixels: 'background' (the paper), or 'ignore', which
+            gives weight 0 to them, background included.
+        adaptive_share: in [0, 1]. The threshold of a lesion class is lowered from eta until this
+            share of the pixels for which it is the most probable class exceeds it (class-balanced
+            self-training, Zou et al., ECCV 2018); 0 keeps eta.
+        soft: whether a pixel's weight in the loss is the probability of its pseudo-label.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    eta: float = 0.95
+    low_confidence: str = "background"
+    adaptive_share: float = 0.0
+    soft: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < 1:
+            raise ValueError(
+                f"self_train.eta is {self.eta}; expected 0 (no trust module) or more, and below 1"
+            )
+        if self.low_confidence not in LOW_CONFIDENCE:
+            raise ValueError(
+                f"self_train.low_confidence is {self.low_confidence!r}; expected one of "
+                f"{LOW_CONFIDENCE}"
+            )
+        if not 0 <= self.adaptive_share <= 1:
+            raise ValueError(f"self_train.adaptive_share is {self.adaptive_share}; expected 0 to 1")
+
+
+def pseudo_label(
+    prob: np.ndarray, thresholds: Sequence[float], trust: Trust
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label the pixels of a slice by their probabilities (equation 9).
+
+    Args:
+        prob: `[H, W, K]` in [0, 1], background first.
+        thresholds: of the K classes, see `class_thresholds`.
+        trust: options of the trust module.
+
+    Returns:
+        Class index `[H, W]` uint8, and weight `[H, W]` uint8 in 255ths.
+    """
+    labels = most_probable(prob)
+    confident = np.max(prob, axis=-1) > np.asarray(thresholds)[labels]
+    weight = np.ones(labels.shape)
+    if trust.low_confidence == "ignore":
+        weight *= confident
+    else:
+        labels[~confident] = 0
+    if trust.soft:
+        weight *= np.take_along_axis(prob, labels[..., None].astype(np.intp), axis=-1)[..., 0]
+    return labels, np.rint(255 * weight).astype(np.uint8)
+
+
+def confidence_histogram(prob: np.ndarray) -> np.ndarray:
+    """Count pixels by their most probable class and its probability.
+
+    Args:
+        prob: `[H, W, K]` in [0, 1], background first.
+
+    Returns:
+        int64 `[K, BINS]`.
+    """
+    classes = prob.shape[-1]
+    place = np.minimum((np.max(prob, axis=-1) * BINS).astype(np.int64), BINS - 1)
+    both = most_probable(prob).astype(np.int64) * BINS + place
+    return np.bincount(both.ravel(), minlength=classes * BINS).reshape(classes, BINS)
+
+
+def class_thresholds(trust: Trust, histogram: np.ndarray) -> list[float]:
+    """Choose the threshold of each class.
+
+    Args:
+        trust: options of the trust module.
+        histogram: `[K, BINS]`, the sum of `confidence_histogram` over all slices; only K is used
+            where `adaptive_share` is 0.
+
+    Returns:
+        K thresholds in [0, 1), background first.
+    """
+    thresholds = [trust.eta] * len(histogram)
+    for index in range(1, len(histogram) if trust.adaptive_share > 0 else 0):
+        above = np.cumsum(histogram[index][::-1])[::-1]  # pixels at or above each bin's lower edge
+        enough = np.flatnonzero(above >= trust.adaptive_share * above[0])
+        thresholds[index] = min(trust.eta, float(enough[-1]) / BINS)
+    return thresholds

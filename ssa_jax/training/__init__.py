@@ -1,0 +1,1 @@
+"""Losses, optimiser, training step, its mapping over devices, training loop and checkpoints."""

@@ -1,0 +1,183 @@
+"""The training loop: steps, validation and checkpoints; resumed, it gives the same bits."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from ssa_jax.training.checkpoint import Checkpoints
+from ssa_jax.training.mapping import MappedStep
+from ssa_jax.training.state import TrainState, Variables
+from ssa_jax.training.step import TrainMetrics
+
+
+class Batches(Protocol):
+    """An endless iterator of batches whose position can be saved and restored."""
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> Any:
+        """Return the position, which JSON can hold."""
+
+    def set_state(self, state: Any) -> None:
+        """Move to a position that `get_state` returned."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient is not finite."""
+
+
+class Interrupted(Exception):
+    """The training was interrupted; its state is saved."""
+
+
+class Meter:
+    """Metrics of the steps of an epoch.
+
+    The numbers of a step are read when the next one is running, so that the host does not wait.
+
+    Args:
+        fetch: returns the host copy of metrics on the devices, see `mapping.MappedStep`.
+    """
+
+    def __init__(self, fetch: Callable[[Any], Any]) -> None:
+        self._fetch = fetch
+        self._pending: tuple[int, TrainMetrics] | None = None
+        self._total: TrainMetrics | None = None
+
+    def push(self, step: int, metrics: TrainMetrics) -> None:
+        """Add the metrics of the previous step, and keep those of this one until the next call.
+
+        Args:
+            step: number of the step.
+            metrics: of the step, on the devices.
+
+        Raises:
+            TrainingDiverged: the previous step's loss or gradient norm is not finite.
+        """
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Add the metrics of the pending step.
+
+        Raises:
+            TrainingDiverged: its loss or gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        # float64 here and from a checkpoint, because NumPy and JAX round a division differently.
+        metrics = jax.tree.map(np.float64, self._fetch(metrics))
+        values = {name: float(value) for name, value in metrics.compute().items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise TrainingDiverged(
+                f"step {step}: the loss or its gradient is not finite ({terms}); the last good "
+                "checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use float32"
+            )
+        self._total = metrics if self._total is None else self._total.merge(metrics)
+
+    def summary(self) -> dict[str, float]:
+        """Return the means over the steps added so far, by name."""
+        assert self._total is not None
+        return {name: float(value) for name, value in self._total.compute().items()}
+
+    def reset(self) -> None:
+        """Forget all steps, at the start of an epoch."""
+        self._total = None
+
+    def get_state(self) -> list[float] | None:
+        """Return the sums, which JSON holds exactly; None before the first step."""
+        if self._total is None:
+            return None
+        return [float(x) for x in jax.tree.leaves(self._total)]
+
+    def set_state(self, sums: list[float] | None) -> None:
+        """Continue from sums that `get_state` returned."""
+        if sums is not None:
+            structure = jax.tree.structure(TrainMetrics.empty())
+            self._total = jax.tree.unflatten(structure, map(np.float64, sums))
+
+
+def fit(
+    state: TrainState,
+    mapped: MappedStep,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    validate_every: int,
+    validate: Callable[[Variables], float],
+    report: Callable[[int, dict[str, float]], None],
+    ticks: Callable[[int], Any],
+    stop_requested: Callable[[], bool],
+) -> TrainState:
+    """Train to the end, from the last checkpoint where there is one.
+
+    Args:
+        state: initial state on the host, whose structure and shapes a checkpoint has too.
+        mapped: the step, see `mapping.map_step`.
+        batches: endless and resumable.
+        checkpoints: of the workdir.
+        epochs: length of the training.
+        steps_per_epoch: steps between two reports.
+        validate_every: epochs between two validations and checkpoints.
+        validate: returns the validation DSC of variables on the host, nan where it is undefined.
+        report: called with (step, values by name) after each epoch.
+        ticks: called with the step's number after each step (a progress bar).
+        stop_requested: called after each step; True ends the training.
+
+    Returns:
+        The final state on the host.
+
+    Raises:
+        TrainingDiverged: the loss is not finite; nothing was saved after the last good checkpoint.
+        Interrupted: `stop_requested` returned True; the state is saved at that step.
+    """
+    meter = Meter(mapped.fetch)
+    best = -math.inf
+    if checkpoints.last_step is not None:
+        state, progress = checkpoints.restore_last(state)
+        batches.set_state(progress["batches"])
+        meter.set_state(progress["sums"])
+        best = progress["best"]
+    step = int(state.step)
+    placed = mapped.place_state(state)
+
+    def save() -> TrainState:
+        host = mapped.fetch(placed)
+        checkpoints.save_last(
+            host, {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
+        )
+        return host
+
+    while step < epochs * steps_per_epoch:
+        placed, metrics = mapped.step(placed, mapped.place_batch(next(batches)))
+        step += 1
+        meter.push(step, metrics)
+        ticks(step)
+        if step % steps_per_epoch == 0:
+            meter.flush()
+            values = {f"train/{name}": value for name, value in meter.summary().items()}
+            meter.reset()
+            epoch = step // steps_per_epoch
+            due = epoch % validate_every == 0 or epoch == epochs
+            if due:
+                variables = mapped.fetch(placed.variables)
+                values["validation/dsc"] = dsc = validate(variables)
+                if dsc > best:
+                    best = dsc
+                    checkpoints.save_best(step, variables, {"step": step, "validation_dsc": dsc})
+            report(step, values | {"epoch": float(epoch)})
+            if due:
+                save()
+        if stop_requested():
+            meter.flush()
+            save()
+            raise Interrupted(f"Stopped at step {step}; the same command resumes from there.")
+    return mapped.fetch(placed)

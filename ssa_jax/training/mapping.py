@@ -1,0 +1,92 @@
+"""The mapping of a training step over devices, by `jax.pmap` or by `jax.shard_map`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ssa_jax.ops.tuning import block_on_cpu
+from ssa_jax.training.state import TrainState
+from ssa_jax.training.step import AXIS, Batch, Step
+
+MAPPINGS = ("pmap", "shard_map")
+
+
+class MappedStep(NamedTuple):
+    """A step mapped over devices, with the functions that move values to and from them.
+
+    Attributes:
+        step: takes and returns values on the devices; its state argument is donated.
+        place_state: copies a host state to every device.
+        place_batch: splits this process's share of a batch (NumPy) over its devices.
+        fetch: returns one host copy of replicated values (state or metrics).
+    """
+
+    step: Step
+    place_state: Callable[[TrainState], TrainState]
+    place_batch: Callable[[Batch], Batch]
+    fetch: Callable[[Any], Any]
+
+
+def check_mapping(mapping: str) -> None:
+    """Check the name of a mapping.
+
+    Args:
+        mapping: see `map_step`.
+
+    Raises:
+        ValueError: an unknown mapping.
+    """
+    if mapping not in MAPPINGS:
+        raise ValueError(f"train.mapping is {mapping!r}; expected one of {MAPPINGS}")
+
+
+def map_step(step: Step, mapping: str) -> MappedStep:
+    """Map a step over all devices.
+
+    Args:
+        step: of one device, see `step.make_train_step`.
+        mapping: 'pmap' or 'shard_map'; both give the same numbers.
+
+    Raises:
+        ValueError: an unknown mapping.
+    """
+    check_mapping(mapping)
+    return _pmap_step(step) if mapping == "pmap" else _shard_map_step(step)
+
+
+def _pmap_step(step: Step) -> MappedStep:
+    local = jax.local_device_count()
+    # With another axis name than the step's, the second step would compile again.
+    copies = jax.pmap(lambda _, state: state, axis_name=AXIS, in_axes=(0, None))
+    spread = jax.pmap(lambda batch: batch, axis_name=AXIS)
+    return MappedStep(
+        step=jax.pmap(step, axis_name=AXIS, donate_argnums=0),
+        place_state=lambda state: copies(np.zeros(local), state),
+        place_batch=lambda batch: block_on_cpu(
+            spread({k: x.reshape(local, len(x) // local, *x.shape[1:]) for k, x in batch.items()})
+        ),
+        fetch=lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree),
+    )
+
+
+def _shard_map_step(step: Step) -> MappedStep:
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    whole, shared = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, shared), out_specs=(whole, whole), check_vma=False
+    )
+    split = NamedSharding(mesh, shared)
+    return MappedStep(
+        step=jax.jit(mapped, donate_argnums=0),
+        # A copy, because the donation would delete the caller's arrays.
+        place_state=lambda state: jax.device_put(
+            jax.tree.map(np.array, state), NamedSharding(mesh, whole)
+        ),
+        place_batch=lambda batch: block_on_cpu(
+            jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
+        ),
+        fetch=lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree),
+    )

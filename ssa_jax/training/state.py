@@ -1,0 +1,75 @@
+"""The state of a training, which its step reads and replaces."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ssa_jax.models.ssa_net import SSANet
+
+Variables = dict[str, Any]  # 'params' and 'batch_stats'
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a training.
+
+    Attributes:
+        step: steps taken, int32 scalar.
+        params: the network's parameters, float32.
+        batch_stats: BatchNorm's running mean and variance.
+        opt_state: the optimiser's state.
+        average: moving average of `params` and `batch_stats`; None when averaging is off.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Variables | None
+
+    @property
+    def variables(self) -> Variables:
+        """Variables of the network to evaluate: the moving average where there is one."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_variables(model: SSANet, key: Array, channels: int) -> Variables:
+    """Draw the initial variables of a network.
+
+    Args:
+        model: the network.
+        key: of the random numbers.
+        channels: of its images.
+
+    Returns:
+        'params' and 'batch_stats'.
+    """
+    image = jnp.zeros((1, 32, 32, channels), jnp.float32)
+    variables = jax.jit(lambda k: model.init(k, image, train=False))(key)
+    return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+
+
+def init_state(
+    variables: Variables, optimizer: optax.GradientTransformation, *, average: bool
+) -> TrainState:
+    """Make the state before the first step.
+
+    Args:
+        variables: 'params' and 'batch_stats' to start from.
+        optimizer: see `optim.make_optimizer`.
+        average: whether a moving average of the variables is kept.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        # A copy, because the step donates its input and two leaves must not share a buffer.
+        average=jax.tree.map(jnp.copy, variables) if average else None,
+    )

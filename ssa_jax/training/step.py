@@ -1,0 +1,224 @@
+"""The training step that one device runs: losses, gradients, update, metrics (equation 7)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import clu.metrics
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ssa_jax.models.attention import attention_loss_terms, attention_weight
+from ssa_jax.models.ssa_net import Prediction, SSANet, probabilities
+from ssa_jax.training.losses import segmentation_losses
+from ssa_jax.training.state import TrainState
+
+AXIS = "batch"  # the mapped axis: gradients, BatchNorm statistics and metrics are reduced over it
+Batch = dict[str, Any]
+Step = Callable[[TrainState, Batch], tuple[TrainState, "TrainMetrics"]]
+
+
+@flax.struct.dataclass
+class PooledDice(clu.metrics.Metric):
+    """DSC of all lesion pixels, classes together, over a batch or several.
+
+    Attributes:
+        intersection: pixels that truth and prediction share.
+        size: sum of the pixels of both.
+    """
+
+    intersection: Array
+    size: Array
+
+    @classmethod
+    def empty(cls) -> "PooledDice":
+        """Return the metric of no pixel."""
+        return cls(jnp.zeros(()), jnp.zeros(()))
+
+    @classmethod
+    def from_model_output(cls, intersection: Array, size: Array, **_: Array) -> "PooledDice":
+        """Return the metric of one batch, see `overlap`."""
+        return cls(intersection, size)
+
+    def merge(self, other: "PooledDice") -> "PooledDice":
+        """Return the metric of both."""
+        return PooledDice(self.intersection + other.intersection, self.size + other.size)
+
+    def compute(self) -> Array:
+        """Return the DSC, in [0, 1]."""
+        return 2 * self.intersection / jnp.maximum(self.size, 1.0)
+
+
+Average = clu.metrics.Average
+
+
+@flax.struct.dataclass
+class TrainMetrics(clu.metrics.Collection):
+    """Metrics of a step, as sums that can be added over devices and steps."""
+
+    loss: Average.from_output("loss")  # type: ignore[valid-type]
+    dice_loss: Average.from_output("dice_loss")  # type: ignore[valid-type]
+    cross_entropy_loss: Average.from_output("cross_entropy_loss")  # type: ignore[valid-type]
+    attention_1_2: Average.from_output("attention_1_2")  # type: ignore[valid-type]
+    attention_2_3: Average.from_output("attention_2_3")  # type: ignore[valid-type]
+    attention_3_4: Average.from_output("attention_3_4")  # type: ignore[valid-type]
+    gradient_norm: Average.from_output("gradient_norm")  # type: ignore[valid-type]
+    dsc: PooledDice
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Weights and options of the terms of the loss (equation 7).
+
+    Attributes:
+        dice: weight of the Dice loss.
+        cross_entropy: weight of the cross entropy.
+        class_weight: of each class in the cross entropy, background first (equation 8).
+        alpha: final weight of the attention loss, see `attention.attention_weight`.
+        start_epoch: epoch at which the attention loss starts (table 3).
+        ramp_epochs: epochs over which its weight rises to alpha.
+        normalize: see `attention.spatial_softmax`.
+        stop_gradient: see `attention.attention_loss_terms`.
+        dice_absent: see `absent` of `losses.dice_loss`.
+    """
+
+    dice: float
+    cross_entropy: float
+    class_weight: tuple[float, ...]
+    alpha: float
+    start_epoch: float
+    ramp_epochs: float
+    normalize: str
+    stop_gradient: bool
+    dice_absent: bool = True
+
+
+def make_train_step(
+    model: SSANet,
+    optimizer: optax.GradientTransformation,
+    settings: LossWeights,
+    *,
+    steps_per_epoch: int,
+    average_decay: float,
+) -> Step:
+    """Make the step of one device on its share of a batch, to be mapped over `AXIS`.
+
+    Args:
+        model: with `axis_name=AXIS`.
+        optimizer: see `optim.make_optimizer`.
+        settings: weights of the loss.
+        steps_per_epoch: converts steps to epochs, in which the attention loss's start is given.
+        average_decay: of the moving average of the variables; used where the state has one.
+
+    Returns:
+        `step(state, batch) -> (state, metrics)`; the batch has 'image' `[B, H, W, C]` float32,
+        'mask' `[B, H, W]` int32 and 'weight' `[B, H, W, 1]` float32 in [0, 1].
+    """
+
+    def loss_of(params: Any, state: TrainState, batch: Batch) -> tuple[Array, Any]:
+        prediction, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        epoch = state.step / steps_per_epoch
+        loss, terms = total_loss(prediction, batch, settings, epoch)
+        return loss, (updates["batch_stats"], terms, prediction.logits)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
+        gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (batch_stats, terms, logits)), gradients = gradient_of(state.params, state, batch)
+        gradients = _over_devices(gradients)
+        metrics = TrainMetrics.single_from_model_output(
+            loss=loss,
+            gradient_norm=optax.tree.norm(gradients),
+            **terms,
+            **overlap(logits, batch["mask"], batch["weight"]),
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = {"params": params, "batch_stats": batch_stats}
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            average=_averaged(state, new, average_decay),
+        )
+        return state, jax.lax.psum(metrics, AXIS)
+
+    return step
+
+
+def _over_devices(gradients: Any) -> Any:
+    """Average over the devices; on a single one XLA would make needless copies."""
+    return jax.lax.pmean(gradients, AXIS) if jax.lax.axis_size(AXIS) > 1 else gradients
+
+
+def total_loss(
+    prediction: Prediction, batch: Batch, settings: LossWeights, epoch: Array | float
+) -> tuple[Array, dict[str, Array]]:
+    """Compute the loss (equation 7).
+
+    Args:
+        prediction: of the network in training mode.
+        batch: see `make_train_step`.
+        settings: weights of the loss.
+        epoch: epochs since the training started, with fractions.
+
+    Returns:
+        The loss, a scalar, and its unweighted terms by name.
+    """
+    class_weight = jnp.asarray(settings.class_weight, jnp.float32)
+    mask, weight = batch["mask"], batch["weight"]
+    terms = segmentation_losses(prediction.logits, mask, weight, class_weight, settings.dice_absent)
+    pairs = attention_loss_terms(
+        prediction.attention, normalize=settings.normalize, stop_gradient=settings.stop_gradient
+    )
+    alpha = attention_weight(
+        epoch,
+        alpha=settings.alpha,
+        start_epoch=settings.start_epoch,
+        ramp_epochs=settings.ramp_epochs,
+    )
+    loss = (
+        settings.dice * terms["dice_loss"]
+        + settings.cross_entropy * terms["cross_entropy_loss"]
+        + alpha * pairs.sum()
+    )
+    names = ("attention_1_2", "attention_2_3", "attention_3_4")
+    return loss, terms | dict(zip(names, pairs, strict=True))
+
+
+def overlap(logits: Array, mask: Array, weight: Array) -> dict[str, Array]:
+    """Count the lesion pixels of truth and prediction, all classes together.
+
+    Args:
+        logits: `[B, H, W, K]`.
+        mask: `[B, H, W]` class index.
+        weight: `[B, H, W, 1]`; pixels of weight 0 are ignored.
+
+    Returns:
+        'intersection', the pixels that both share, and 'size', the sum of the pixels of both.
+    """
+    prob = probabilities(logits)
+    chosen = jax.nn.one_hot(jnp.argmax(prob, axis=-1), prob.shape[-1])[..., 1:]
+    truth = jax.nn.one_hot(mask, prob.shape[-1])[..., 1:]
+    counted = (weight > 0).astype(jnp.float32)
+    return {
+        "intersection": jnp.sum(counted * chosen * truth),
+        "size": jnp.sum(counted * (chosen + truth)),
+    }
+
+
+def _averaged(state: TrainState, new: Any, decay: float) -> Any:
+    """Update the moving average of the variables, with a smaller decay in the first steps."""
+    if state.average is None:
+        return None
+    step = state.step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, x: decay_now * old + (1 - decay_now) * x, state.average, new)

@@ -1,0 +1,56 @@
+"""The phantom through the same door as the real data."""
+
+import numpy as np
+import pytest
+
+from input_pipeline.datasets import catalog
+from input_pipeline.datasets.ct_phantom import patients
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """Four patients in all, built."""
+    for split in patients.SPLITS:
+        monkeypatch.setitem(patients.SPLITS, split, 1)
+    build(tmp_path)
+    return tmp_path
+
+
+def build(data_dir):
+    catalog.build("ct_phantom", source_dir=None, data_dir=data_dir, task="binary")
+
+
+def open_split(split, data_dir, task):
+    return catalog.open_split("ct_phantom", split, data_dir=data_dir, task=task)
+
+
+def test_one_build_serves_both_tasks(data_dir):
+    made = {s.id: s for s in patients.make_patient(0)}
+    binary, multi = (open_split("train", data_dir, t) for t in ("binary", "multiclass"))
+    assert sorted(s.id for s in multi) == sorted(made)
+    for one, three in zip(binary, multi, strict=True):
+        truth = made[three.id]
+        np.testing.assert_array_equal(three.image, truth.image)
+        np.testing.assert_array_equal(three.mask, truth.mask)
+        np.testing.assert_array_equal(three.lung, truth.lung)
+        np.testing.assert_array_equal(one.mask, truth.mask > 0)
+        assert three.spacing == pytest.approx(truth.spacing)
+        assert three.patient == truth.patient
+    assert max(s.mask.max() for s in multi) == 2
+
+
+def test_unlabelled_phantoms_show_no_mask_but_their_lung(data_dir):
+    for item in open_split("unlabelled", data_dir, "multiclass"):
+        assert item.mask is None
+        assert item.lung.any()
+
+
+def test_built_once_and_again_when_the_phantoms_change(data_dir, monkeypatch):
+    prepare, calls = catalog._prepare, []
+    monkeypatch.setattr(catalog, "_prepare", lambda *a: (calls.append(a), prepare(*a)))
+    build(data_dir)
+    assert not calls
+    monkeypatch.setitem(patients.SPLITS, "train", 2)
+    build(data_dir)
+    assert len(calls) == 1
+    assert len({s.patient for s in open_split("train", data_dir, "binary")}) == 2

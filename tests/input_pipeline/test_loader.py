@@ -1,0 +1,185 @@
+"""The training stream: resumable bit for bit, the same however many shards; evaluation batches."""
+
+import itertools
+
+import grain
+import numpy as np
+import pytest
+
+from input_pipeline.augment import Augmentation
+from input_pipeline.loader import eval_batches, train_iterator
+from input_pipeline.preprocess import Preprocessing, from_grid
+from input_pipeline.slices import Slice
+
+PREPROCESSING = Preprocessing(image_size=32, intensity="hu", lung_mask="file", lung_dilation=0)
+AUGMENTATION = Augmentation(
+    flip_horizontal=True,
+    flip_vertical=True,
+    rotation_degrees=10.0,
+    scaling=0.1,
+    intensity_shift=0.05,
+    intensity_gain=0.05,
+    gamma=0.1,
+    noise_sd=0.02,
+    probability=0.8,
+)
+
+
+def make_slices(count: int) -> list[Slice]:
+    """Slices whose number can be read from the label count: slice k has k + 1 lesion pixels."""
+    rng = np.random.default_rng(0)
+    slices = []
+    for k in range(count):
+        mask = np.zeros((32, 32), np.uint8)
+        mask.flat[: k + 1] = 1
+        image = rng.integers(-1000, 100, (32, 32)).astype(np.int16)
+        slices.append(Slice(image, mask, mask, f"s{k}", f"p{k}", None))
+    return slices
+
+
+def make_iterator(
+    count: int = 10, *, batch_size: int = 4, seed: int = 7, augmented: bool = True, **shard: int
+) -> grain.DatasetIterator:
+    return train_iterator(
+        make_slices(count),
+        PREPROCESSING,
+        AUGMENTATION if augmented else None,
+        batch_size=batch_size,
+        seed=seed,
+        **shard,
+    )
+
+
+def take(iterator: grain.DatasetIterator, count: int) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(iterator, count))
+
+
+def assert_same(first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]) -> None:
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys() == {"image", "mask", "weight"}
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def numbers(batch: dict[str, np.ndarray]) -> list[int]:
+    """Which slices a batch that was not augmented holds."""
+    return [int(mask.sum()) - 1 for mask in batch["mask"]]
+
+
+def test_shapes_and_dtypes() -> None:
+    (batch,) = take(make_iterator(), 1)
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+        "image": ((4, 32, 32, 2), "float32"),
+        "mask": ((4, 32, 32), "int32"),
+        "weight": ((4, 32, 32, 1), "float32"),
+    }
+
+
+def test_every_epoch_holds_every_slice_once_in_a_new_order() -> None:
+    stream = [n for batch in take(make_iterator(10, augmented=False), 10) for n in numbers(batch)]
+    epochs = [stream[k : k + 10] for k in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_an_image_keeps_its_own_mask() -> None:
+    slices = make_slices(10)
+    for batch in take(make_iterator(10, augmented=False), 3):
+        for image, n in zip(batch["image"], numbers(batch), strict=True):
+            expected = (slices[n].image + 1250.0) / 1500.0
+            np.testing.assert_allclose(image[..., 0], expected.clip(0, 1), atol=1e-6)
+
+
+def test_restored_after_seven_batches_the_next_five_are_the_same_bits() -> None:
+    uninterrupted = take(make_iterator(), 12)
+    stopped = make_iterator()
+    take(stopped, 7)
+    fresh = make_iterator()
+    fresh.set_state(stopped.get_state())
+    assert_same(take(fresh, 5), uninterrupted[7:])
+
+
+def test_same_seed_same_bits_another_seed_differs() -> None:
+    first, again, other = (take(make_iterator(seed=seed), 5) for seed in (7, 7, 8))
+    assert_same(first, again)
+    assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
+
+
+def test_two_shards_see_together_what_one_sees() -> None:
+    """Augmentation included, in every global step, across the ends of epochs."""
+    whole = take(make_iterator(batch_size=4), 8)
+    halves = [take(make_iterator(batch_size=2, shard_index=k, shard_count=2), 8) for k in range(2)]
+    for step, batch in enumerate(whole):
+        parts = np.concatenate([halves[k][step]["image"] for k in range(2)])
+        assert {x.tobytes() for x in parts} == {x.tobytes() for x in batch["image"]}
+    assert not (halves[0][0]["image"] == halves[1][0]["image"]).all()
+
+
+def test_an_example_is_augmented_anew_in_every_epoch() -> None:
+    batches = take(make_iterator(1, batch_size=1), 6)
+    assert len({batch["image"].tobytes() for batch in batches}) > 3
+
+
+def test_fewer_slices_than_a_batch_still_fill_it() -> None:
+    (batch,) = take(make_iterator(3, batch_size=8, augmented=False), 1)
+    assert sorted(set(numbers(batch))) == [0, 1, 2]
+
+
+def test_each_slice_is_read_once() -> None:
+    class Counting(list[Slice]):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counting.reads += 1
+            return super().__getitem__(index)
+
+    iterator = train_iterator(Counting(make_slices(4)), PREPROCESSING, None, batch_size=4, seed=0)
+    take(iterator, 20)
+    assert 4 <= Counting.reads <= 8  # two threads may meet at one slice
+
+
+def test_a_bad_slice_is_named() -> None:
+    slices = make_slices(3)
+    slices[1] = Slice(slices[1].image, slices[1].mask, None, "nolung", "p", None)
+    with pytest.raises(ValueError, match="nolung"):
+        take(train_iterator(slices, PREPROCESSING, None, batch_size=3, seed=0), 1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"count": 0}, "no slices"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"shard_index": 2, "shard_count": 2}, "shard_index is 2"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_iterator(**change)  # type: ignore[arg-type]
+
+
+def test_evaluation_keeps_the_order_and_pads_the_last_batch() -> None:
+    slices = make_slices(5)
+    batches = list(eval_batches(slices, PREPROCESSING, batch_size=2))
+    assert [len(batch.slices) for batch in batches] == [2, 2, 1]
+    assert [item.id for batch in batches for item in batch.slices] == [f"s{k}" for k in range(5)]
+    assert all(batch.image.shape == (2, 32, 32, 2) for batch in batches)
+    assert not batches[-1].image[1].any()
+
+
+def test_evaluation_gives_the_way_back_to_a_slice_of_its_own_size() -> None:
+    image = np.linspace(-1000, 0, 20 * 40).reshape(20, 40).astype(np.int16)
+    lung = np.ones((20, 40), np.uint8)
+    item = Slice(image, None, lung, "wide", "p", None)
+    (batch,) = eval_batches([item], PREPROCESSING, batch_size=1)
+    back = from_grid(batch.image[0, ..., 0], batch.grids[0])
+    assert back.shape == (20, 40)
+    np.testing.assert_allclose(back * 1500 - 1250, image, atol=20)
+
+
+def test_evaluation_of_nothing_is_nothing_and_a_bad_size_is_named() -> None:
+    assert list(eval_batches([], PREPROCESSING, batch_size=2)) == []
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(eval_batches(make_slices(1), PREPROCESSING, batch_size=0))

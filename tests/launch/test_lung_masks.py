@@ -1,0 +1,153 @@
+"""From scan files to lung masks on disk: every orientation, the three methods, what is refused."""
+
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from launch import cli
+from launch.lung_masks import main
+from ssa_jax.experiment import lung_masks
+from tests.support import lungmask_stand_in
+from tests.support.phantom_chest import SPACING, chest
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return chest()
+
+
+def write(path, array, axes, affine=None):
+    """A NIfTI file of [slices, rows, columns], laid out in its axes another way."""
+    if affine is None:
+        affine = np.diag([*SPACING[::-1], 1.0])
+        affine[:2] *= -1  # columns run to the left, rows to the back
+        affine[:3, 3] = (12, -7, 30)
+    image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image.as_reoriented(turn), path)
+    return path
+
+
+def read(path, axes="LPS"):
+    """A mask as [slices, rows, columns]."""
+    image = nib.load(path)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
+    )
+    return np.asarray(image.as_reoriented(turn).dataobj).transpose(2, 1, 0)
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of the command."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, [str(argument) for argument in arguments])
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SAL", "PIR"])
+def test_right_is_right_however_the_file_lies(tmp_path, capsys, phantom, axes):
+    source = write(tmp_path / "scan.nii.gz", phantom.voxels, axes)
+    status, said, _ = run(capsys, "--out", tmp_path / "out", "--intensity", "hu", source)
+    assert status == 0
+    mask = nib.load(tmp_path / "out/scan.nii.gz")
+    np.testing.assert_allclose(mask.affine, nib.load(source).affine)
+    assert mask.shape == nib.load(source).shape
+    assert mask.get_data_dtype() == np.uint8
+    sides = read(tmp_path / "out/scan.nii.gz")
+    for side in (1, 2):
+        ours, truth = sides == side, phantom.sides == side
+        assert 2 * (ours & truth).sum() / (ours.sum() + truth.sum()) > 0.96
+    millilitres = np.bincount(sides.ravel()) * 0.045  # 5 x 3 x 3 mm
+    assert f"right lung {millilitres[1]:.0f} mL, left lung {millilitres[2]:.0f} mL" in said
+
+
+def test_folders_scans_without_lung_and_going_on(tmp_path, capsys, phantom):
+    write(tmp_path / "scans/b.nii", phantom.voxels[:9], "RAS")
+    first = write(tmp_path / "scans/a.nii.gz", phantom.voxels, "RAS")
+    options = ("--out", tmp_path / "out", "--intensity", "hu")
+    status, _, _ = run(capsys, *options, first)
+    before = (tmp_path / "out/a.nii.gz").stat().st_mtime_ns
+    status, said, _ = run(capsys, *options, tmp_path / "scans")
+    assert status == 0
+    assert "a.nii.gz is there already" in said
+    assert "b.nii: no lung found, the mask is empty" in said
+    assert (tmp_path / "out/a.nii.gz").stat().st_mtime_ns == before
+    assert not read(tmp_path / "out/b.nii.gz").any()
+
+
+def test_unet_runs_with_weights_from_a_file(tmp_path, capsys, monkeypatch, phantom):
+    """A network that calls everything the left lung: the body's box is what it gets to see."""
+    entries = lungmask_stand_in.state_dict(features=4)
+    entries["last.weight"][:] = 0
+    entries["last.bias"][:] = (0, 0, 9)
+    np.savez(tmp_path / "R231.npz", **entries)
+    narrow = lung_masks.unet.LungUNet(features=4)
+    monkeypatch.setattr(lung_masks.unet, "LungUNet", lambda: narrow)
+    source = write(tmp_path / "scan.nii.gz", phantom.voxels[20:22], "RAS")
+    status, said, error = run(
+        capsys,
+        *("--weights", tmp_path / "R231.npz", "--out", tmp_path / "out"),
+        *("--intensity", "hu", source),
+    )
+    assert (status, error) == (0, "")
+    assert "right lung 0 mL" in said
+    sides = read(tmp_path / "out/scan.nii.gz")
+    rows, columns = np.nonzero(sides[0] == 2)
+    assert abs(rows.min() - 5) <= 2  # the body is rows 5 to 85; the table below touches it not
+    assert abs(columns.min() - 6) <= 2
+    assert abs(columns.max() - 122) <= 2
+
+
+def test_lungmask_is_used_where_asked_for(tmp_path, capsys, monkeypatch, phantom):
+    monkeypatch.setitem(sys.modules, "lungmask", lungmask_stand_in.inferer(3))
+    (tmp_path / "R231.pth").write_bytes(b"weights")
+    source = write(tmp_path / "scan.nii.gz", phantom.voxels[20:22], "LPS")
+    options = ("--method", "lungmask", "--weights", tmp_path / "R231.pth", "--intensity", "hu")
+    assert run(capsys, *options, "--out", tmp_path / "out", source)[0] == 0
+    sides = read(tmp_path / "out/scan.nii.gz")
+    assert (sides[..., 0] == 1).all()
+    assert (sides[..., 1] == 2).all()
+    settings = json.loads((tmp_path / "out/lung_masks.json").read_text())
+    assert (settings["method"], settings["weights"]) == ("lungmask", "R231.pth")
+    status, _, error = run(capsys, "--out", tmp_path / "out", "--intensity", "hu", source)
+    assert status == 2
+    assert "name another --out folder" in error
+
+
+def test_lungmask_absent(tmp_path, capsys, monkeypatch, phantom):
+    monkeypatch.setitem(sys.modules, "lungmask", None)
+    (tmp_path / "R231.pth").write_bytes(b"weights")
+    source = write(tmp_path / "scan.nii.gz", phantom.voxels[20:22], "LPS")
+    options = ("--method", "lungmask", "--weights", tmp_path / "R231.pth", "--intensity", "hu")
+    status, _, error = run(capsys, *options, "--out", tmp_path / "out", source)
+    assert status == 2
+    assert "pip install lungmask" in error
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_what_cannot_be_done_is_said(tmp_path, capsys, phantom):
+    source = write(tmp_path / "scan.nii.gz", phantom.voxels[20:22], "LPS")
+    twin = write(tmp_path / "twin/scan.nii", phantom.voxels[20:22], "LPS")
+    np.save(tmp_path / "array.npy", phantom.voxels)
+    np.savez(tmp_path / "other.npz", **{"conv1.weight": np.zeros((3, 3))})
+    out = ("--out", tmp_path / "out")
+    for arguments, message in (
+        ((source,), "state the intensity"),
+        ((tmp_path / "none.nii",), "no such file or folder"),
+        ((source, twin), "would both become scan.nii.gz"),
+        (("--method", "unet", source), "needs --weights"),
+        (("--method", "threshold", "--weights", "w.npz", source), "uses no weights"),
+        (("--weights", tmp_path / "w.npz", source), "no such file"),
+        (("--weights", tmp_path / "other.npz", source), "1 extra, 0 misshapen (listed above)"),
+        (("--intensity", "hu", tmp_path / "array.npy"), "its spacing is unknown"),
+    ):
+        status, _, error = run(capsys, *out, *arguments)
+        assert status == 2
+        assert message in error, error
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
