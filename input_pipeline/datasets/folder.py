@@ -9,6 +9,7 @@ a patient.
 """
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -68,12 +69,28 @@ def _intensity(path: Path) -> str:
     return stated["intensity"]
 
 
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """Read a table as spreadsheets write it: with or without a byte-order mark, `,` `;` or tabs."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8, expected UTF-8; save it as 'CSV UTF-8'"
+        ) from None
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [
+        {(name or "").strip().lower(): (value or "").strip() for name, value in row.items()}
+        for row in reader
+    ]
+
+
 def _patients(path: Path, images: dict[str, Path]) -> dict[str, str]:
     """Return the patient of each volume."""
     if not path.exists():
         return {name: name for name in images}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = {row.get("file", ""): row.get("patient", "") for row in csv.DictReader(file)}
+    rows = {row.get("file", ""): row.get("patient", "") for row in _read_table(path)}
     missing = [image.name for image in images.values() if not rows.get(image.name)]
     if missing:
         raise ValueError(

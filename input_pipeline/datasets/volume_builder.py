@@ -4,6 +4,7 @@ A record holds a slice in HU, at most 512 pixels high and wide, its mask and its
 volume is in memory at a time.
 """
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.io.nifti import SUFFIXES, read_labels, read_nifti, same_grid
-from input_pipeline.io.scan import Scan, name_of
+from input_pipeline.io.scan import LOOKS_WINDOWED, Scan, name_of
 from input_pipeline.lungs.threshold import volume_lung_mask
 from input_pipeline.preprocess import unwindowed
 
@@ -124,6 +125,8 @@ def record_features() -> tfds.features.FeaturesDict:
 def records(volumes: Sequence[Volume], labels: dict[int, int]) -> Iterator[dict[str, Any]]:
     """Yield the records of all volumes, slice by slice from the feet to the head.
 
+    What a reader notes about a volume is printed on standard error.
+
     Args:
         volumes: the volumes, in order.
         labels: the class index (0, 1 or 2) of each label that a mask may hold.
@@ -140,6 +143,9 @@ def records(volumes: Sequence[Volume], labels: dict[int, int]) -> Iterator[dict[
         scan = read_nifti(volume.image, intensity="hu")
         classes, lung = _masks(volume, scan, labels)
         grey = _is_windowed(scan.voxels, volume)
+        for note in scan.notes:
+            if not (grey and note == LOOKS_WINDOWED):
+                print(f"{volume.image}: {note}", file=sys.stderr)
         lung = _lungs(scan, grey) if lung is None else lung
         window = crop_window(lung, classes)
         for place in range(len(scan.voxels)):

@@ -12,7 +12,7 @@ import pydicom
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import get_decoder
-from pydicom.uid import RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -86,7 +86,7 @@ def read_header(file: Path, *, alone: bool) -> Image | str:
         raise ValueError(f"{file}: the file is empty; {AGAIN}")
     with _decoding(file):
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=_lacks_preamble(file))
         except InvalidDicomError:
             if alone or file.suffix.lower() in SUFFIXES:
                 raise ValueError(f"{file}: not a DICOM file (no DICM mark); {AGAIN}") from None
@@ -98,6 +98,17 @@ def read_header(file: Path, *, alone: bool) -> Image | str:
         if "LOCALIZER" in _words(header.get("ImageType")):
             return "localiser"
         return _image(header, file)
+
+
+def _lacks_preamble(file: Path) -> bool:
+    """Say whether a file begins with its first element, as old programs write it.
+
+    Such a file has no 128 bytes of preamble and no mark 'DICM'; its first element is of group 2
+    (the file's own) or 8 (the data's).
+    """
+    with file.open("rb") as stream:
+        start = stream.read(132)
+    return start[128:] != b"DICM" and start[:2] in (b"\x02\x00", b"\x08\x00")
 
 
 def _image(header: pydicom.Dataset, file: Path) -> Image:
@@ -166,7 +177,9 @@ def read_pixels(image: Image) -> np.ndarray:
         OSError: the file cannot be opened.
     """
     with _decoding(image.path):
-        dataset = pydicom.dcmread(image.path)
+        dataset = pydicom.dcmread(image.path, force=_lacks_preamble(image.path))
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # DICOM's default
         if "PixelData" not in dataset:
             raise ValueError(f"{image.path}: ends before its pixels; {AGAIN}")
         syntax = dataset.file_meta.TransferSyntaxUID

@@ -52,7 +52,7 @@ def find_scans(inputs: Sequence[Path]) -> dict[str, Path]:
             raise FileNotFoundError(f"{entry}: no such file or folder")
         volumes = []
         if entry.is_dir():
-            volumes = sorted(p for p in entry.iterdir() if p.name.lower().endswith(nifti.SUFFIXES))
+            volumes = sorted(p for p in entry.iterdir() if _is_volume(p))
         for path in volumes or [entry]:
             name = f"{name_of(path)}.nii.gz"
             if name in scans:
@@ -104,6 +104,11 @@ def output_names(picture: Path) -> tuple[str, str]:
         picture: the picture.
     """
     return f"{picture.stem}.png", f"{picture.stem}_overlay.png"
+
+
+def _is_volume(path: Path) -> bool:
+    """Say whether a folder's entry is a NIfTI file; hidden files (a Mac's `._NAME`) are not."""
+    return path.name.lower().endswith(nifti.SUFFIXES) and not path.name.startswith(".")
 
 
 def _is_input(path: Path) -> bool:

@@ -18,6 +18,7 @@ from input_pipeline.io.scan import Scan, Stack, axes_affine, oriented, to_file_g
 
 SUFFIXES = (".nii", ".nii.gz")
 GZIP = b"\x1f\x8b"
+LABEL_TOLERANCE = 0.01  # from a whole number, of a stored label
 MOST_DEFLATED = 1032  # deflate cannot compress by a larger factor
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # in each NIfTI unit; unknown counts as mm
 AGAIN = "copy or download it again"
@@ -144,6 +145,9 @@ def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
 def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -> Scan:
     """Read a NIfTI label map in the orientation of `read_nifti`.
 
+    A value within 0.01 of a whole number is that number: programs store labels with a scale, or as
+    the result of a computation.
+
     Args:
         path: as for `read_nifti`.
         labels: the labels that the map may hold.
@@ -157,7 +161,11 @@ def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -
         OSError: the file cannot be opened.
     """
     scan = read_nifti(path, intensity="hu", axes=axes)
-    found = {float(value) for values in scan.voxels for value in np.unique(values)}
+    found: set[float] = set()
+    for values in scan.voxels:
+        whole = np.rint(values)
+        near = np.abs(values - whole) <= LABEL_TOLERANCE
+        found |= {float(value) for value in np.unique(np.where(near, whole, values))}
     stray = sorted(found - set(labels))
     if stray:
         listed = ", ".join(f"{value:g}" for value in stray[:8]) + ", ..." * (len(stray) > 8)
@@ -165,7 +173,7 @@ def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -
             f"{path}: holds the values {listed}, expected only the labels "
             f"{', '.join(map(str, labels))}; change the labels or name another file"
         )
-    return replace(scan, voxels=scan.voxels.astype(np.uint8), intensity="uint8", notes=())
+    return replace(scan, voxels=np.rint(scan.voxels).astype(np.uint8), intensity="uint8", notes=())
 
 
 def same_grid(one: Scan, other: Scan, *, tolerance: float = 0.1) -> str:

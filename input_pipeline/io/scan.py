@@ -15,6 +15,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+LOOKS_WINDOWED = (  # a note
+    "all values lie in 0..255, as in a scan windowed to 8 bits; if it is one, state its intensity "
+    "as 'windowed'"
+)
 VALUE_RANGES = {"hu": (-32768, 32767), "uint8": (0, 255)}  # values that a reader accepts
 SPACING_MM = (0.01, 200.0)  # between voxels; other values mean a wrong unit or a damaged header
 OBLIQUE_DEGREES = 15.0  # a grid further off the patient's axes than this gets a note
@@ -129,10 +133,7 @@ class Stack:
         if self._lowest < 0:
             return []
         if self._highest <= 255:
-            return [
-                "all values lie in 0..255, as in a scan already windowed to 8 bits; "
-                "if it is one, read it with intensity 'uint8'"
-            ]
+            return [LOOKS_WINDOWED]
         return ["no value is below 0, so they may be Hounsfield units plus an offset, such as 1024"]
 
 
@@ -282,8 +283,11 @@ def to_file_grid(array: np.ndarray, scan: Scan) -> np.ndarray:
 
 
 def name_of(path: Path) -> str:
-    """Return the name of a file or folder without the suffix of a scan or picture."""
-    name = path.resolve().name
+    """Return the name of a file or folder, as its user gave it, without the suffix of a scan.
+
+    A link keeps its own name; only a path without one ('.' or '..') gets that of its folder.
+    """
+    name = path.name if path.name not in ("", "..") else path.resolve().name
     for suffix in (".nii.gz", ".nii", ".dcm", ".ima", ".png", ".jpg", ".jpeg", ".npy"):
         if name.lower().endswith(suffix) and not path.is_dir():
             return name[: -len(suffix)]

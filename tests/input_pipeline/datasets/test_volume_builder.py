@@ -1,5 +1,6 @@
 """Builders of NIfTI data sets, on trees in the published layouts made here."""
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.datasets import catalog
+from input_pipeline.datasets.folder import Folder
 from input_pipeline.datasets.volume_builder import crop_window
 from input_pipeline.preprocess import unwindowed, windowed
 from launch import cli, prepare
@@ -232,3 +234,69 @@ def test_a_folder_that_is_not_as_described(tmp_path, break_it, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         build("folder", tmp_path)
     assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding"),
+    [(",", "utf-8"), (",", "utf-8-sig"), (";", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8")],
+)
+def test_patients_as_spreadsheets_write_them(tmp_path, separator, encoding):
+    save_folder(tmp_path)
+    images = sorted(path.name for path in (tmp_path / "images").iterdir())
+    rows = [("File", "patient "), *((name, f"Bär {k}") for k, name in enumerate(images))]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "patients.csv").write_bytes(text.encode(encoding))
+    splits = Folder.find_volumes(tmp_path)
+    found = {volume.image.name: volume.patient for part in splits.values() for volume in part}
+    assert found == {name: f"Bär {k}" for k, name in enumerate(images)}
+
+
+def test_patients_in_another_encoding_are_refused_by_name(tmp_path):
+    save_folder(tmp_path)
+    (tmp_path / "patients.csv").write_bytes("file,patient\na.nii.gz,Bär\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"patients\.csv: byte 23 is not UTF-8.*save it as"):
+        Folder.find_volumes(tmp_path)
+
+
+def test_links_to_files_of_one_name_are_volumes_of_their_own(tmp_path):
+    save_folder(tmp_path / "plain")
+    source = tmp_path / "source"
+    for kind in ("images", "labels", "lungs"):
+        for path in sorted((tmp_path / "plain" / kind).glob("*")):
+            target = tmp_path / "raw" / kind / path.name.partition(".")[0] / "volume.nii.gz"
+            target.parent.mkdir(parents=True)
+            path.rename(target)
+            (source / kind).mkdir(parents=True, exist_ok=True)
+            (source / kind / path.name).symlink_to(target)
+    (tmp_path / "plain/dataset.json").rename(source / "dataset.json")
+    splits = Folder.find_volumes(source)
+    volumes = [volume for part in splits.values() for volume in part]
+    names = sorted(path.name for path in (source / "images").iterdir())
+    assert sorted(f"{volume.id}.nii.gz" for volume in volumes) == names
+    for volume in splits["train"]:
+        assert volume.mask == source / "labels" / f"{volume.id}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("change", "stated", "note"),
+    [
+        (lambda hu: hu, "hu", None),
+        (lambda hu: hu + 1250, "hu", "may be Hounsfield units plus an offset, such as 1024"),
+        (lambda hu: windowed(hu).astype(np.int16), "hu", "state its intensity as 'windowed'"),
+        (lambda hu: windowed(hu).astype(np.int16), "windowed", None),
+    ],
+)
+def test_prepare_prints_what_the_reader_notes(tmp_path, capsys, change, stated, note):
+    made = save_folder(tmp_path / "source")
+    for number, parts in enumerate(made):
+        save(tmp_path / "source/images" / f"{number}.nii.gz", change(parts["image"]))
+    (tmp_path / "source/dataset.json").write_text(json.dumps({"intensity": stated}))
+    given = ("folder", "--source", tmp_path / "source", "--data-dir", tmp_path / "records")
+    status, _, errors = prepared(capsys, *given)
+    assert status == 0
+    if note is None:
+        assert errors == ""
+    else:
+        lines = errors.splitlines()
+        assert len(lines) == 3 and all(note in line for line in lines)
+        assert all(f"images/{k}.nii.gz: " in line for k, line in enumerate(lines))

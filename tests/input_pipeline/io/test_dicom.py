@@ -410,3 +410,31 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
     absent = types.SimpleNamespace(available_plugins=())
     monkeypatch.setattr("input_pipeline.io.dicom_file.get_decoder", lambda syntax: absent)
     refused(read_dicom, path, "pip install pylibjpeg-libjpeg")
+
+
+def without_preamble(path, meta):
+    """Drop the 128 bytes and the mark, and perhaps the file's own elements (group 2)."""
+    data = path.read_bytes()[132:]
+    path.write_bytes(data if meta else data[12 + int.from_bytes(data[8:12], "little") :])
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+def test_files_without_preamble_are_read(tmp_path, meta, alone):
+    syntax = None if meta else ImplicitVRLittleEndian
+    count = 1 if alone else 3
+    for k in range(count):
+        position = [ORIGIN[0], ORIGIN[1], ORIGIN[2] + SPACING[0] * k]
+        path = write(dataset(VOXELS[k], position), tmp_path / f"{k}.dcm", syntax)
+        without_preamble(path, meta)
+    scan = read_dicom(path if alone else tmp_path)
+    np.testing.assert_array_equal(scan.voxels, VOXELS[:count])
+    assert scan.spacing == pytest.approx(SPACING)
+
+
+def test_other_files_are_not_taken_for_dicom_without_preamble(tmp_path):
+    for start in (b"", b"\x02\x00", b"\x08\x00\x05\x00"):
+        path = tmp_path / "a.dcm"
+        path.write_bytes(start + b"plain text, and no more of it than this line")
+        with pytest.raises(ValueError, match=r"a\.dcm: "):
+            read_dicom(path)

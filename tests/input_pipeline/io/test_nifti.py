@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline.io.nifti import read_nibabel, read_nifti, write_nifti_mask
+from input_pipeline.io.nifti import read_labels, read_nibabel, read_nifti, write_nifti_mask
 from tests.input_pipeline.io.test_scan import (
     CODES,
     MASK,
@@ -325,3 +325,27 @@ def test_images_of_nibabel_that_cannot_be_used(tmp_path):
     path = save(tmp_path / "a.nii.gz", FILE, AFFINE)
     with pytest.raises(ValueError, match=r"a\.nii\.gz: .*0 to 255"):
         read_nibabel(nib.load(path), intensity="uint8")
+
+
+@pytest.mark.parametrize("error", [1.526e-5, -1e-7, 0.009, -0.009])
+def test_labels_near_whole_numbers_are_those_numbers(tmp_path, error):
+    truth = (MASK + 1) % 3
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(stored(truth, "RAS") * (1 + error / 2), affine_of("RAS")), path)
+    np.testing.assert_array_equal(read_labels(path, (0, 1, 2)).voxels, truth)
+
+
+def test_labels_between_whole_numbers_are_refused(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(stored(MASK, "RAS") * 0.98, affine_of("RAS")), path)
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: holds the values 0\.98.*only the labels"):
+        read_labels(path, (0, 1, 2))
+
+
+def test_labels_that_nibabel_scaled_are_read(tmp_path):
+    """nibabel stores floats as int16 with a slope, and 1 becomes 1.00001526."""
+    image = nib.Nifti1Image(stored(MASK, "RAS").astype(float), affine_of("RAS"))
+    image.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert nib.load(tmp_path / "a.nii.gz").dataobj.slope != 1
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz", (0, 1, 2)).voxels, MASK)
