@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launch import cli
 from ssa_jax.experiment.ablation import ablate, ablation_table
-from ssa_jax.experiment.reporting import ReportWriter
+from ssa_jax.experiment.rounds_reporting import ReportWriter
 
 
 def main(arguments: list[str]) -> None:

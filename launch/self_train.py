@@ -19,8 +19,8 @@ from pathlib import Path
 from launch import cli
 from ssa_jax.evaluation.summary import format_table
 from ssa_jax.experiment.data import TEST
-from ssa_jax.experiment.reporting import ReportWriter
 from ssa_jax.experiment.rounds import self_train
+from ssa_jax.experiment.rounds_reporting import ReportWriter
 from ssa_jax.experiment.workdir import round_folder
 
 

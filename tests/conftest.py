@@ -41,6 +41,13 @@ def variables_of(model, channels=2, seed=0):
     return {name: drawn[name] for name in ("params", "batch_stats")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def free_compiled_programs():
+    """Drop a module's compiled programs after it: a whole run's take many gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def network_variables():
     """Variables of the default network, as NumPy arrays."""

@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from input_pipeline.files import atomic_directory, require_empty, write_bytes, write_table
 from input_pipeline.inference_slices import PictureSlices, read_hu
 from input_pipeline.io.find import output_names
-from ssa_jax.evaluation.scoring import SlicePrediction
 from ssa_jax.experiment import factory, network, workdir
+from ssa_jax.experiment.lesion_volumes import in_words, lesion_areas
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.segmentation import (
     Reading,
@@ -143,53 +141,6 @@ def predict_pictures(
         write_table(temporary / PICTURES_TABLE, rows)
 
 
-def lesion_areas(prediction: SlicePrediction, names: Sequence[str]) -> dict[str, Any]:
-    """Measure the area of each class, its share of slice and lung mask, and its mean probability.
-
-    Args:
-        prediction: of one picture.
-        names: of the classes 1, 2, ...
-
-    Returns:
-        A row of `areas.csv`. A class's share of the lung counts only its pixels inside the lung
-        mask, and is None where there is no lung. Its mean probability is None where it has no
-        pixel.
-    """
-    item = prediction.slice
-    inside = None if item.lung is None else item.lung > 0
-    row: dict[str, Any] = {
-        "file": item.id,
-        "height": item.image.shape[0],
-        "width": item.image.shape[1],
-        "lung_pixels": None if inside is None else int(inside.sum()),
-    }
-    for index, name in enumerate(names, start=1):
-        chosen = prediction.labels == index
-        row[f"{name}_pixels"] = int(chosen.sum())
-        row[f"{name}_share_of_slice"] = float(chosen.mean())
-        row[f"{name}_share_of_lung"] = _mean(chosen, inside)
-        row[f"{name}_mean_probability"] = _mean(prediction.prob[..., index], chosen)
-    return row
-
-
-def in_words(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Describe a row of `volumes.csv` in a line for the user.
-
-    Args:
-        row: of a scan.
-        names: of the classes 1, 2, ...
-    """
-    if not row["lung_ml"]:
-        return "no lung found; the mask is empty"
-    parts = [f"lungs {row['lung_ml']:.0f} mL"]
-    for name in names:  # lesion outside the lungs counts in mL only
-        inside = f"fills {row[f'{name}_share_of_lung']:.1%} of the lungs"
-        parts.append(f"{name} {row[f'{name}_ml']:.1f} mL ({inside})")
-    if row["dropped_ml"]:
-        parts.append(f"{row['dropped_ml']:.1f} mL that touched no lung removed")
-    return ", ".join(parts)
-
-
 def _check_lung_files(lung_dir: Path | None, scans: Mapping[str, Path]) -> None:
     """Check that no lung mask is missing, before the first scan is read."""
     missing = [name for name in scans if lung_dir and not (lung_dir / name).exists()]
@@ -199,8 +150,3 @@ def _check_lung_files(lung_dir: Path | None, scans: Mapping[str, Path]) -> None:
             f"{scans[missing[0]]} ({len(missing)} of {len(scans)} are missing); "
             "`ssa-jax lung_masks` makes them"
         )
-
-
-def _mean(values: np.ndarray, where: np.ndarray | None) -> float | None:
-    """Average values over the pixels of a mask; None where it has none."""
-    return float(values[where].mean()) if where is not None and where.any() else None

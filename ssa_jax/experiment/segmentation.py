@@ -24,9 +24,8 @@ from input_pipeline.io.nifti import read_nibabel, write_nifti_mask
 from input_pipeline.io.read import read_array
 from input_pipeline.io.scan import Scan, to_file_grid
 from input_pipeline.preprocess import Preprocessing
+from ssa_jax.experiment.lesion_volumes import DECIMALS, lesion_volumes, millilitres
 from ssa_jax.figures.overlays import SlicePicture
-
-DECIMALS = 6  # of volumes in mL
 
 
 class Reading(NamedTuple):
@@ -99,7 +98,7 @@ class Segmentation:
     @property
     def removed_ml(self) -> float:
         """Volume of predicted lesion that touches no lung, in mL; 0 for a picture."""
-        return self.removed_voxels * _millilitres(self.scan.spacing) if self.scan else 0.0
+        return self.removed_voxels * millilitres(self.scan.spacing) if self.scan else 0.0
 
     @property
     def volumes(self) -> dict[str, Any]:
@@ -133,51 +132,6 @@ class Segmentation:
             raise ValueError(f"{path}: the labels of a picture are a PNG; name it .png")
         with atomic_file(path) as temporary:
             Image.fromarray(np.ascontiguousarray(self._labels)).save(temporary)
-
-
-def lesion_volumes(
-    labels: np.ndarray,
-    lung: np.ndarray,
-    spacing: tuple[float, float, float] | None,
-    names: Sequence[str],
-) -> dict[str, Any]:
-    """Measure the volume of each class, and its share of each lung.
-
-    Args:
-        labels: `[slices, rows, columns]` uint8 class index.
-        lung: lung labels of the same shape: 0 none, 1 right, 2 left.
-        spacing: mm between (slices, rows, columns).
-        names: of the classes 1, 2, ...
-
-    Returns:
-        A row of `volumes.csv`: mL of the lungs, and of each class in all, in each lung and outside
-        both. A class's share of a lung counts its voxels inside that lung, and is None where the
-        lung is absent.
-    """
-    voxel = _millilitres(spacing)
-    counts = np.zeros((3, len(names) + 1))
-    for side, chosen in zip(lung, labels, strict=True):
-        pairs = side.astype(np.intp) * (len(names) + 1) + chosen
-        counts += np.bincount(pairs.ravel(), minlength=counts.size).reshape(counts.shape)
-    lungs = counts.sum(axis=1)
-    row: dict[str, Any] = {
-        "lung_ml": (lungs[1] + lungs[2]) * voxel,
-        "right_lung_ml": lungs[1] * voxel,
-        "left_lung_ml": lungs[2] * voxel,
-    }
-    for index, name in enumerate(names, start=1):
-        outside, right, left = counts[:, index]
-        row[f"{name}_ml"] = (outside + right + left) * voxel
-        row[f"{name}_right_ml"] = right * voxel
-        row[f"{name}_left_ml"] = left * voxel
-        row[f"{name}_outside_ml"] = outside * voxel
-        row[f"{name}_share_of_lung"] = _share(right + left, lungs[1] + lungs[2])
-        row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
-        row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
-    return {
-        name: round(float(value), DECIMALS) if name.endswith("_ml") else value
-        for name, value in row.items()
-    }
 
 
 def remove_outside_lungs(labels: np.ndarray, lung: np.ndarray) -> int:
@@ -274,13 +228,3 @@ def read_source(source: Any, reading: Reading) -> Scan:
         np.asarray(source), intensity=stored, spacing=reading.spacing, axes=reading.axes
     )
     return in_hu(scan, reading.intensity)
-
-
-def _millilitres(spacing: tuple[float, float, float] | None) -> float:
-    """Return the volume of a voxel in mL."""
-    assert spacing is not None
-    return float(np.prod(spacing)) / 1000
-
-
-def _share(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None

@@ -15,6 +15,7 @@ from ssa_jax.evaluation.inference import Output
 from ssa_jax.experiment import network as networks
 from ssa_jax.experiment import segmentation
 from ssa_jax.experiment import workdir as workdirs
+from ssa_jax.experiment.lesion_volumes import lesion_volumes
 from ssa_jax.experiment.settings import Settings
 from tests.support.phantom_chest import SPACING, chest
 
@@ -118,7 +119,7 @@ def test_volumes_by_class_and_side(scan):
     labels[22, 46, 30:34] = 1  # right lung
     labels[22, 46, 90:92] = 2  # left lung
     labels[0, 0, :3] = 1  # outside
-    row = segmentation.lesion_volumes(labels, scan.sides, (2.0, 0.5, 1.0), ("a", "b"))
+    row = lesion_volumes(labels, scan.sides, (2.0, 0.5, 1.0), ("a", "b"))
     assert row["a_ml"] == pytest.approx(0.007)
     assert [row[f"a_{part}_ml"] for part in ("right", "left", "outside")] == pytest.approx(
         [0.004, 0, 0.003]
@@ -131,7 +132,7 @@ def test_volumes_by_class_and_side(scan):
     assert row["a_share_of_right_lung"] == pytest.approx(4 / right)
     assert row["a_share_of_lung"] == pytest.approx(4 / (right + left))
     assert row["b_share_of_left_lung"] == pytest.approx(2 / left)
-    row = segmentation.lesion_volumes(labels, scan.sides, (1.1, 0.7, 0.7), ("a", "b"))
+    row = lesion_volumes(labels, scan.sides, (1.1, 0.7, 0.7), ("a", "b"))
     assert row["a_ml"] == 0.003773  # without the noise of 7 * 0.539 / 1000
 
 

@@ -239,7 +239,11 @@ def test_the_intensity_is_stated_and_never_guessed(tmp_path):
 
 
 def test_values_unlike_the_stated_intensity_are_noted(tmp_path):
-    for low, high, word in ((0, 255, "scan windowed to 8 bits"), (0, 4000, "offset"), (-1, 255, None)):
+    for low, high, word in (
+        (0, 255, "windowed to 8"),
+        (0, 4000, "offset"),
+        (-1, 255, None),
+    ):
         np.save(tmp_path / "a.npy", np.linspace(low, high, 20).round().reshape(4, 5))
         notes = read_scan(tmp_path / "a.npy", intensity="hu").notes
         assert len(notes) == (word is not None)
