@@ -7,7 +7,7 @@ from typing import Any
 
 from input_pipeline.files import write_bytes, write_table, write_text
 from input_pipeline.preprocess import normalize
-from input_pipeline.pseudo_labels import MANIFEST, PseudoLabel, PseudoLabels, PseudoSlices
+from input_pipeline.pseudo_labels import MANIFEST, PseudoLabels, PseudoSlices
 from ssa_jax.experiment import data, factory
 from ssa_jax.experiment.run import Row, Run
 from ssa_jax.figures.curves import rounds_curves
@@ -28,9 +28,8 @@ class ReportWriter:
     def __init__(self, echo: Callable[[str], Any]) -> None:
         self._echo = echo
 
-    def labels_written(self, run: Run, number: int, labels: Sequence[PseudoLabel]) -> None:
+    def labels_written(self, run: Run, number: int, labels: PseudoLabels) -> None:
         """Draw the first slices, the same each round, with their pseudo-labels."""
-        assert isinstance(labels, PseudoLabels)
         intensity = factory.preprocessing(run.settings).intensity
         shown = labels[:PICTURES]
         slices = PseudoSlices(labels, run.slices.unlabelled)[:PICTURES]

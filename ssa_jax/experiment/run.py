@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from input_pipeline.files import write_json
-from input_pipeline.pseudo_labels import PseudoLabel, read_manifest
+from input_pipeline.pseudo_labels import PseudoLabels, read_manifest
 from ssa_jax.experiment import workdir
 from ssa_jax.experiment.data import Pools
 from ssa_jax.experiment.network import Network
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 class Observer(Protocol):
     """Callbacks that draw and print the results of the rounds, for the main process alone."""
 
-    def labels_written(self, run: "Run", number: int, labels: Sequence[PseudoLabel]) -> None:
+    def labels_written(self, run: "Run", number: int, labels: PseudoLabels) -> None:
         """Handle the pseudo-labels of a round, before their folder is renamed to its final name.
 
         Args:
