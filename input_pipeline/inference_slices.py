@@ -8,7 +8,7 @@ import numpy as np
 
 from input_pipeline.io.nifti import read_labels, same_grid
 from input_pipeline.io.read import read_image, read_mask, read_scan
-from input_pipeline.io.scan import Scan
+from input_pipeline.io.scan import Scan, own_slices
 from input_pipeline.lungs.left_right import label_left_right
 from input_pipeline.lungs.threshold import threshold_lung_mask, volume_lung_mask
 from input_pipeline.preprocess import Preprocessing, lung_of, normalize, unwindowed, windowed
@@ -75,7 +75,8 @@ def read_lung_labels(path: Path, scan: Scan) -> np.ndarray:
     reason = same_grid(scan, found)
     if reason:
         raise ValueError(f"{path}: not on the grid of {scan.id}: {reason}; make it again")
-    return found.voxels if (found.voxels == 2).any() else label_left_right(found.voxels)
+    labels = own_slices(found.voxels, scan)
+    return labels if (labels == 2).any() else label_left_right(labels)
 
 
 def find_lung_labels(scan: Scan) -> np.ndarray:

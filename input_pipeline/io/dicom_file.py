@@ -1,37 +1,49 @@
-"""Read one DICOM file: the checked header of a CT slice, and its pixels in Hounsfield units."""
+"""What is known of one DICOM file: the slices that its header describes, or why it has none."""
 
-import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-RESCALE = ("RescaleSlope", "RescaleIntercept")
-WIDEST = 4096  # pixels; a CT slice is never larger, but a damaged header may state more
 AGAIN = "copy or export it again"
-FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # in JPEG and JPEG-LS
+
+
+@dataclass(frozen=True)
+class Series:
+    """The series of a slice.
+
+    Attributes:
+        uid: its UID (SeriesInstanceUID); 'unnamed' if it has none.
+        number: SeriesNumber; '?' if it has none.
+        description: SeriesDescription; '' if it has none.
+        study: UID of the study, and its date.
+        patient: PatientID.
+    """
+
+    uid: str
+    number: str
+    description: str = ""
+    study: tuple[str, str] = ("", "")
+    patient: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """The header of one slice.
+    """The header of one slice: of a file, or of a frame of a file.
 
     Positions and directions are in DICOM's coordinates: left, back, head, in mm.
 
     Attributes:
         path: the file.
-        series: UID of its series; 'unnamed' if it has none.
-        title: number of its series; '?' if it has none.
+        frame: index of the frame; None in a file of one slice.
+        uid: SOPInstanceUID of the file; '' if it has none.
+        series: its series.
         shape: (rows, columns).
         position: `[3]` centre of the first pixel.
         directions: `[3, 2]` unit vectors along a row (to the next column) and along a column (to
@@ -41,11 +53,14 @@ class Image:
         slope: factor from stored values to Hounsfield units, not 0.
         inter: offset from stored values to Hounsfield units.
         inverted: whether the slice is stored for an inverted display (MONOCHROME1).
+        assumed: names of the tags that the file lacks and whose value is assumed.
+        marks: values, as text, of the tags by which acquisitions may differ.
     """
 
     path: Path
-    series: str
-    title: str
+    frame: int | None
+    uid: str
+    series: Series
     shape: tuple[int, int]
     position: np.ndarray
     directions: np.ndarray
@@ -54,6 +69,8 @@ class Image:
     slope: float
     inter: float
     inverted: bool
+    assumed: tuple[str, ...] = ()
+    marks: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def normal(self) -> np.ndarray:
@@ -65,39 +82,64 @@ class Image:
         """Position of the slice along its normal, in mm."""
         return float(self.normal @ self.position)
 
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What copies of one slice share: the UID of its file, and the frame."""
+        return self.uid or str(self.path), self.frame
 
-def read_header(file: Path, *, alone: bool) -> Image | str:
-    """Read the header of a slice.
+    @property
+    def name(self) -> str:
+        """The file's name, with the number of the frame if it has several."""
+        return self.path.name + ("" if self.frame is None else f" frame {self.frame + 1}")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that gives no slice.
+
+    Attributes:
+        path: the file.
+        reason: why, in a few words that follow a number of files: 'not DICOM', 'of modality MR'.
+        error: the message for a user who needs this file.
+        damaged: whether it may be a slice of a CT series all the same, and so must not be left out
+            of its series.
+        series: UID of its series; None if unknown.
+    """
+
+    path: Path
+    reason: str
+    error: str
+    damaged: bool = False
+    series: str | None = None
+
+
+def open_file(file: Path, *, pixels: bool) -> pydicom.Dataset:
+    """Read a DICOM file, with or without its 128 bytes of preamble.
 
     Args:
         file: the file.
-        alone: whether the user named this file, and not its folder.
-
-    Returns:
-        The header; or the reason to leave the file out, if it is not DICOM, of another modality or
-        a localiser.
+        pixels: whether to read its pixels too.
 
     Raises:
-        ValueError: the file is empty, damaged or not an original CT slice; if it is `alone` or has
-            a suffix of DICOM, also if it is not DICOM. The message names the file.
+        InvalidDicomError: it is not DICOM.
+        Exception: it is damaged; of many types, see `decoding`.
+    """
+    return pydicom.dcmread(file, stop_before_pixels=not pixels, force=_lacks_preamble(file))
+
+
+def is_dicom(file: Path) -> bool:
+    """Return whether a file has a suffix of DICOM, its mark, or its first element.
+
+    Args:
+        file: an existing file.
+
+    Raises:
         OSError: the file cannot be opened.
     """
-    if not file.stat().st_size:
-        raise ValueError(f"{file}: the file is empty; {AGAIN}")
-    with _decoding(file):
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=_lacks_preamble(file))
-        except InvalidDicomError:
-            if alone or file.suffix.lower() in SUFFIXES:
-                raise ValueError(f"{file}: not a DICOM file (no DICM mark); {AGAIN}") from None
-            return "not a DICOM file"
-        if header.get("Modality") not in ("CT", None, ""):
-            return f"modality {header.Modality}, not CT"
-        if "Rows" not in header or "Columns" not in header:
-            raise ValueError(f"{file}: ends before its image (no Rows, no Columns); {AGAIN}")
-        if "LOCALIZER" in _words(header.get("ImageType")):
-            return "localiser"
-        return _image(header, file)
+    if file.suffix.lower() in SUFFIXES or _lacks_preamble(file):
+        return True
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def _lacks_preamble(file: Path) -> bool:
@@ -111,132 +153,13 @@ def _lacks_preamble(file: Path) -> bool:
     return start[128:] != b"DICM" and start[:2] in (b"\x02\x00", b"\x08\x00")
 
 
-def _image(header: pydicom.Dataset, file: Path) -> Image:
-    """Check the header of one slice, and return the part of it that is used."""
-    if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
-        raise ValueError(
-            f"{file}: holds {frames} frames, expected one slice per file; convert it to NIfTI, "
-            f"for instance with dcm2niix"
-        )
-    if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise ValueError(
-            f"{file}: is coloured, expected grey CT values; export the original series, not "
-            f"screenshots"
-        )
-    missing = [name for name in (*GEOMETRY, *RESCALE) if header.get(name) in (None, "")]
-    if missing:
-        raise ValueError(
-            f"{file}: has no {', '.join(missing)}, expected an original CT slice; export the "
-            f"original series, not screenshots or derived pictures"
-        )
-    position, cosines, spacing = (np.asarray(header[name].value, np.float64) for name in GEOMETRY)
-    slope, inter = (float(header[name].value) for name in RESCALE)
-    shape = (int(header.Rows), int(header.Columns))
-    if (position.shape, cosines.shape, spacing.shape) != ((3,), (6,), (2,)):
-        raise ValueError(f"{file}: position, orientation or spacing is incomplete; {AGAIN}")
-    directions = cosines.reshape(2, 3).T
-    numbers = np.concatenate([position, cosines, spacing, (slope, inter)])
-    if not np.isfinite(numbers).all() or slope == 0 or not 1 <= min(shape) <= max(shape) <= WIDEST:
-        raise ValueError(
-            f"{file}: {shape[0]} x {shape[1]} pixels, rescale slope {slope:g}, or a geometry that "
-            f"is not finite, expected 1 to {WIDEST} pixels and a slope other than 0; {AGAIN}"
-        )
-    if not np.allclose(directions.T @ directions, np.eye(2), atol=0.01):
-        raise ValueError(
-            f"{file}: ImageOrientationPatient is {cosines.tolist()}, expected two unit vectors at "
-            f"right angles; {AGAIN}"
-        )
-    thickness = header.get("SliceThickness")
-    return Image(
-        path=file,
-        series=str(header.get("SeriesInstanceUID") or "unnamed"),
-        title=f"{header.get('SeriesNumber') or '?'}",
-        shape=shape,
-        position=position,
-        directions=directions / np.linalg.norm(directions, axis=0),
-        spacing=spacing,
-        thickness=float(thickness) if thickness else None,
-        slope=slope,
-        inter=inter,
-        inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
-    )
-
-
-def read_pixels(image: Image) -> np.ndarray:
-    """Read the pixels of a slice in Hounsfield units.
+@contextmanager
+def decoding(file: Path) -> Iterator[None]:
+    """Turn any exception of pydicom and its decoders into a ValueError that names the file.
 
     Args:
-        image: header of the slice.
-
-    Returns:
-        `[rows, columns]`, integer or float64.
-
-    Raises:
-        ValueError: the pixels are missing, damaged, of another size than the header states, or
-            compressed in a way for which no decoder is installed. The message names the file.
-        OSError: the file cannot be opened.
+        file: the file.
     """
-    with _decoding(image.path):
-        dataset = pydicom.dcmread(image.path, force=_lacks_preamble(image.path))
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # DICOM's default
-        if "PixelData" not in dataset:
-            raise ValueError(f"{image.path}: ends before its pixels; {AGAIN}")
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_compressed:
-            # Damaged bytes do not crash these decoders; others panic or abort the process.
-            plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
-            if plugin not in get_decoder(syntax).available_plugins:
-                raise ValueError(
-                    f"{image.path}: is compressed as {syntax.name}, for which no decoder is "
-                    f"installed; pip install pylibjpeg-libjpeg (GPL-3.0), or {AGAIN} uncompressed"
-                )
-            dataset.pixel_array_options(decoding_plugin=plugin)
-            if syntax != RLELossless and (size := _stated_size(dataset)) != image.shape:
-                # The decoders rely on the frame's own header, and may allocate gigabytes for it.
-                raise ValueError(
-                    f"{image.path}: its compressed frame states (rows, columns) {size}, expected "
-                    f"{image.shape}; {AGAIN}"
-                )
-        else:
-            wanted = image.shape[0] * image.shape[1] * int(dataset.BitsAllocated) // 8
-            if len(dataset.PixelData) != wanted + wanted % 2:
-                raise ValueError(
-                    f"{image.path}: holds {len(dataset.PixelData)} bytes of pixels, expected "
-                    f"{wanted} for {image.shape[0]} x {image.shape[1]}; {AGAIN}"
-                )
-        pixels = dataset.pixel_array
-    if pixels.shape != image.shape or pixels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{image.path}: pixels are {pixels.shape} {pixels.dtype}, expected integers of shape "
-            f"{image.shape}; {AGAIN}"
-        )
-    if (image.slope, image.inter) == (1.0, 0.0):
-        return pixels
-    return pixels * np.float64(image.slope) + image.inter
-
-
-def _stated_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 frame states; None if none."""
-    data = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    if data[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: right and lower end, left and upper start
-        right, lower, left, upper = struct.unpack_from(">4I", data, 8)
-        return lower - upper, right - left
-    if data[:2] != b"\xff\xd8":
-        return None
-    place = 2
-    while data[place : place + 1] == b"\xff" and place + 10 <= len(data):
-        # A segment starts with a marker (0xFF and its type) and a length that includes itself.
-        if data[place + 1] in FRAME_MARKERS:
-            rows, columns = struct.unpack_from(">HH", data, place + 5)
-            return (rows, columns) if data[place + 9] == 1 else None
-        place += 2 + max(2, *struct.unpack_from(">H", data, place + 2))
-    return None
-
-
-@contextmanager
-def _decoding(file: Path) -> Iterator[None]:
-    """Turn any exception of pydicom and its decoders into a ValueError that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual values; those in use are checked
@@ -253,14 +176,28 @@ def _decoding(file: Path) -> Iterator[None]:
         raise ValueError(_reason(file, error)) from None
 
 
+def words(value: Any) -> list[str]:
+    """Return a header's value of one or more words as a list, in capitals.
+
+    Args:
+        value: of a tag such as ImageType; None if it is absent.
+    """
+    if value is None or isinstance(value, str):
+        return [str(value).upper()]
+    return [str(word).upper() for word in value] if isinstance(value, Sequence) else []
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return up to three names, and the number of the others.
+
+    Args:
+        names: of files.
+    """
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
+
+
 def _reason(file: Path, error: Exception) -> str:
     """Return an error message of one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{file}: cannot be decoded ({reason[:200]}); {AGAIN}, or convert it to NIfTI"
-
-
-def _words(value: object) -> list[str]:
-    """Return a header's value of one or more words as a list, in capitals."""
-    if value is None or isinstance(value, str):
-        return [str(value).upper()]
-    return [str(word).upper() for word in value] if isinstance(value, Sequence) else []

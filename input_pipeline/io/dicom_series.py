@@ -1,129 +1,179 @@
-"""Read a CT series in DICOM, from one file or from a folder of files."""
+"""Read a CT series in DICOM, from one file or from a folder and its subfolders."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.io.dicom_file import AGAIN, Image, read_header, read_pixels
+from input_pipeline.io.dicom_choice import (
+    MOST_SCOUTS,
+    SCOUT_DEGREES,
+    choose_acquisition,
+    choose_series,
+    places,
+    split_wanted,
+)
+from input_pipeline.io.dicom_file import SUFFIXES, Image, LeftOut, listed
+from input_pipeline.io.dicom_header import POSITION, RESCALE, read_header
+from input_pipeline.io.dicom_pixels import PixelReader
+from input_pipeline.io.dicom_stack import affine_of, lay_out, line_of, lone_step, notes_of
 from input_pipeline.io.scan import Scan, Stack, oriented
 
-IGNORED = ("DICOMDIR", "Thumbs.db", "desktop.ini")
-SAME_PLACE_MM = 0.02  # slices closer than this are at the same position
-STRAY_MM = 1.0  # a slice further than this from the line of the others is of another stack
-UNEVEN = 0.05  # share of the usual distance of slices; scanners round positions
-SCOUT_DEGREES = 30.0  # slices at a larger angle to the others are localisers
-MOST_SCOUTS = 3  # a series has at most this many localisers
+IGNORED = ("dicomdir", "thumbs.db", "desktop.ini")
+HIDDEN = (".", "__MACOSX")  # how the names of hidden files and folders begin
+PATTERNS = 3  # of the names of a series' slices; with more, any file may be one of them
+AIR_AND_LUNG_HU = (-1100, -300)
+LEAST_AIR = 0.005  # share of the voxels of a chest that are air or lung
 
 
 def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     """Read a CT series, compressed or not, in Hounsfield units.
 
-    Slices are sorted by position. Copies of slices, localisers, other modalities and files that are
-    not DICOM are left out. The scan's notes mention these, and gaps, uneven distances and gantry
-    tilt. Gaps are not filled: the affine has the distance of most slices.
+    Slices, also the frames of an enhanced CT, are sorted by position. Copies of slices and all
+    files that are no slice of the series are left out; the scan's notes count them, and mention
+    tags whose value is assumed, gaps, uneven distances and gantry tilt. `Scan.slice_mm` has the
+    extents of uneven slices, and `Scan.planes` says where slices are missing.
 
     Values are rescaled as the file states. MONOCHROME1 concerns the display and does not change
     Hounsfield units.
 
     Args:
-        path: one file, or a folder whose files (not those of subfolders) are read.
-        series: UID (SeriesInstanceUID) or number of the series; None if the folder has only one.
+        path: one file, or a folder, whose subfolders belong to it; a file DICOMDIR means its
+            folder.
+        series: number, UID or description of the series; '3:2' is acquisition 2 of series 3. None
+            if there is only one.
 
     Returns:
-        The scan; the file's own grid is (columns, rows, slices along the normal).
+        The scan; the file's own grid is (columns, rows, planes along the normal).
 
     Raises:
-        ValueError: there is nothing to read, or there are several series (the message lists them);
-            a file is damaged or coloured, has several frames, no geometry or no rescale slope and
-            intercept; the slices are not one stack; values are not Hounsfield units. The message
-            names the file.
+        ValueError: there is nothing to read, or there are several series or acquisitions (the
+            message lists them); a file of the series is damaged; the slices are not one stack;
+            values are not Hounsfield units. The message names the file.
         OSError: a file or the folder cannot be opened.
     """
+    if path.name.lower() == "dicomdir" and path.is_file():
+        path = path.parent
     notes: list[str] = []
-    images = _choose(path, _find(path, notes), series)
+    images = _find(path, series, notes)
+    _, acquisition = split_wanted(series, images)
     images = _without_scouts(images, path, notes)
     images = sorted(images, key=lambda image: image.height)
-    groups = _places(images)
+    pixels = PixelReader()
+    images = choose_acquisition(path, images, acquisition, lambda groups: _differ(groups, pixels))
+    groups = places(images)
     first = [group[0] for group in groups]
-    affine = _affine(first, path, notes)
-    if any(image.inverted for image in first):
-        notes.append("stored as MONOCHROME1, which changes the display but not Hounsfield units")
-    stack = _read_stack(groups, path, notes)
-    rows, columns = first[0].shape
-    return oriented(
-        stack, affine, path, file_shape=(columns, rows, len(groups)), notes=tuple(notes)
-    )
+    scan = _placed(_read_stack(groups, pixels, path, notes), first, path, notes)
+    _check_assumed(first, scan, path)
+    return scan
 
 
-def _read_stack(groups: list[list[Image]], path: Path, notes: list[str]) -> Stack:
-    """Read the pixels of the first slice at each position, and check that the others equal it."""
-    stack = Stack((len(groups), *groups[0][0].shape), "hu")
-    copies = 0
-    for index, group in enumerate(groups):
-        values = read_pixels(group[0])
-        for other in group[1:]:
-            if not np.array_equal(values, read_pixels(other)):
-                raise ValueError(
-                    f"{path}: {group[0].path.name} and {other.path.name} are different slices of "
-                    f"one series at one position, expected one acquisition; keep one of the two"
-                )
-        stack.put(index, values, group[0].path)
-        copies += len(group) - 1
-    if copies:
-        notes.append(f"{copies} copies of slices were left out")
-    return stack
+def walk(folder: Path) -> Iterator[Path]:
+    """List the files of a folder and its subfolders, sorted, without hidden ones.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    seen: set[str] = set()  # links may lead back
+
+    def inside(place: Path) -> Iterator[Path]:
+        real = os.path.realpath(place)
+        if real in seen:
+            return
+        seen.add(real)
+        for entry in sorted(place.iterdir()):
+            if entry.name.startswith(HIDDEN):
+                continue
+            if entry.is_dir():
+                yield from inside(entry)
+            elif entry.is_file():
+                yield entry
+
+    return inside(folder)
 
 
-def _find(path: Path, notes: list[str]) -> list[Image]:
-    """Read the headers of the CT slices of a file or folder, and note the files left out."""
+def _find(path: Path, series: str | None, notes: list[str]) -> list[Image]:
+    """Read the headers of a file or folder; return the slices of one series."""
     files = [path]
     if path.is_dir():
-        entries = sorted(path.iterdir())
-        files = [f for f in entries if f.is_file() and not f.name.startswith(".")]
-        files = [f for f in files if f.name not in IGNORED]
+        files = [file for file in walk(path) if file.name.lower() not in IGNORED]
         if not files:
-            folders = ", ".join(entry.name for entry in entries if entry.is_dir())
+            folders = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
             content = f"only the folders {folders[:80]}" if folders else "nothing"
             raise ValueError(
                 f"{path}: holds {content}, expected files of CT slices; name the folder of slices"
             )
-    images, left_out = [], dict[str, list[str]]()
+    images: list[Image] = []
+    left_out: list[LeftOut] = []
     for file in files:
-        found = read_header(file, alone=not path.is_dir())
-        if isinstance(found, Image):
-            images.append(found)
+        found = read_header(file)
+        if isinstance(found, LeftOut):
+            left_out.append(found)
         else:
-            left_out.setdefault(found, []).append(file.name)
-    reasons = [f"{_listed(names)} left out: {reason}" for reason, names in left_out.items()]
+            images += found
     if not images:
-        raise ValueError(f"{path}: holds no CT slice ({'; '.join(reasons)}); name a CT series")
-    notes += reasons
-    return images
+        _refuse(path, left_out)
+    chosen = choose_series(path, images, split_wanted(series, images)[0])
+    for one in left_out:
+        if one.damaged and _may_belong(one, chosen):
+            raise ValueError(one.error)
+    notes += _counted(left_out, images, chosen)
+    return chosen
 
 
-def _choose(path: Path, images: list[Image], series: str | None) -> list[Image]:
-    """Return the slices of the series that the user names, or of the only one."""
-    found: dict[str, list[Image]] = {}
-    for image in images:
-        found.setdefault(image.series, []).append(image)
-    if series is not None:
-        found = {
-            uid: slices for uid, slices in found.items() if series in (uid, slices[0].title)
-        } or found
-        chosen = series in found or any(series == s[0].title for s in found.values())
-    if len(found) == 1 and (series is None or chosen):
-        return next(iter(found.values()))
-    listed = "; ".join(
-        f"{uid} (number {slices[0].title}, {len(slices)} slices)" for uid, slices in found.items()
-    )
-    if series is not None:
-        raise ValueError(
-            f"{path}: no single series is {series!r}, expected the UID or number of one: {listed}"
-        )
+def _refuse(path: Path, left_out: Sequence[LeftOut]) -> None:
+    """Raise the error of a file or folder without CT slices."""
+    for one in left_out:
+        if not path.is_dir() or (one.damaged and (one.series or one.reason != "not DICOM")):
+            raise ValueError(one.error)
     raise ValueError(
-        f"{path}: holds {len(found)} series, expected one; choose one by its UID or number (the "
-        f"option series), or put each into a folder of its own: {listed}"
+        f"{path}: holds no CT slice ({_reasons(left_out)}), expected those of a series; name the "
+        f"folder of a CT series"
+    )
+
+
+def _may_belong(one: LeftOut, chosen: Sequence[Image]) -> bool:
+    """Say whether a damaged file may be a slice of the chosen series.
+
+    Its series is stated, or else it is named like the slices but for digits.
+    """
+    if one.series is not None:
+        return one.series == chosen[0].series.uid
+    patterns = {_pattern(image.path) for image in chosen}
+    return _pattern(one.path) in patterns or len(patterns) > PATTERNS
+
+
+def _pattern(file: Path) -> str:
+    """Return the name of a file with '#' for numbers, and without a suffix of DICOM."""
+    name = file.stem if file.suffix.lower() in SUFFIXES else file.name
+    return re.sub(r"\d+", "#", name)
+
+
+def _counted(
+    left_out: Sequence[LeftOut], images: Sequence[Image], chosen: Sequence[Image]
+) -> list[str]:
+    """Return a note on the files that were left out, if there are any."""
+    others = {image.path for image in images} - {image.path for image in chosen}
+    extra = [LeftOut(file, "of other series", "") for file in sorted(others)]
+    every = [*left_out, *extra]
+    if not every:
+        return []
+    return [f"{len(every)} file{'s' * (len(every) > 1)} left out: {_reasons(every)}"]
+
+
+def _reasons(left_out: Sequence[LeftOut]) -> str:
+    """Return the reasons, each with the number of files and some of their names."""
+    counts = Counter(one.reason for one in left_out)
+    return "; ".join(
+        f"{count} {reason} ({listed([o.path.name for o in left_out if o.reason == reason])})"
+        for reason, count in counts.most_common()
     )
 
 
@@ -143,20 +193,26 @@ def _without_scouts(images: list[Image], path: Path, notes: list[str]) -> list[I
         angle = np.degrees(np.arccos(min(1.0, abs(kind[0].normal @ main[0].normal))))
         if angle > SCOUT_DEGREES and len(kind) <= MOST_SCOUTS < len(main):
             notes.append(
-                f"{_listed([image.path.name for image in kind])} left out: localiser (at an angle "
+                f"{listed([image.name for image in kind])} left out: localiser (at an angle "
                 f"to the other slices)"
             )
         else:
             kept.append(kind)
     if len(kept) > 1:
-        listed = "; ".join(
+        described = "; ".join(
             f"{len(kind)} of {kind[0].shape[0]} x {kind[0].shape[1]} pixels of "
-            f"{kind[0].spacing[0]:g} x {kind[0].spacing[1]:g} mm such as {kind[0].path.name}"
+            f"{kind[0].spacing[0]:g} x {kind[0].spacing[1]:g} mm such as {kind[0].name}"
             for kind in kept
         )
         raise ValueError(
             f"{path}: one series with slices of different size, spacing or orientation, expected "
-            f"one stack; remove all but one kind: {listed}"
+            f"one stack; remove all but one kind: {described}"
+        )
+    if len({image.assumed for image in main}) > 1:
+        odd = min(main, key=lambda image: -len(image.assumed))
+        raise ValueError(
+            f"{odd.path}: has no {', '.join(odd.assumed)}, expected these as in the other slices; "
+            f"remove it, or export it again"
         )
     return main
 
@@ -170,81 +226,106 @@ def _fits(image: Image, other: Image) -> bool:
     )
 
 
-def _places(images: Sequence[Image]) -> list[list[Image]]:
-    """Group sorted slices by position."""
-    groups = [[images[0]]]
-    for image in images[1:]:
-        if image.height - groups[-1][0].height < SAME_PLACE_MM:
-            groups[-1].append(image)
-        else:
-            groups.append([image])
-    return groups
+def _differ(groups: Sequence[Sequence[Image]], pixels: PixelReader) -> bool:
+    """Say whether slices at one position have other pixels, and are not copies by name."""
+    for group in groups:
+        others = [image for image in group[1:] if image.key != group[0].key]
+        if others:
+            first = pixels.read(group[0])
+            if any(not np.array_equal(first, pixels.read(image)) for image in others):
+                return True
+    return False
 
 
-def _affine(images: Sequence[Image], path: Path, notes: list[str]) -> np.ndarray:
-    """Return the affine `[4, 4]` from (column, row, slice) to right, front, head; add notes."""
-    first = images[0]
+def _read_stack(
+    groups: list[list[Image]], pixels: PixelReader, path: Path, notes: list[str]
+) -> Stack:
+    """Read the pixels of the first slice at each position, and check that the others equal it."""
+    stack = Stack((len(groups), *groups[0][0].shape), "hu")
+    copies = 0
+    for index, group in enumerate(groups):
+        values = pixels.read(group[0])
+        for other in group[1:]:
+            if not np.array_equal(values, pixels.read(other)):
+                raise ValueError(
+                    f"{path}: {group[0].name} and {other.name} are different slices of "
+                    f"one series at one position, expected one acquisition; keep one of the two"
+                )
+        stack.put(index, values, group[0].path)
+        copies += len(group) - 1
+    if copies:
+        notes.append(f"{copies} copies of slices were left out")
+    return stack
+
+
+def _placed(stack: Stack, images: Sequence[Image], path: Path, notes: list[str]) -> Scan:
+    """Return the scan of slices sorted by position, with their extents and planes."""
+    rows, columns = images[0].shape
     if len(images) == 1:
-        thickness = first.thickness
-        if thickness is None:
-            thickness = 1.0
-            notes.append("slice thickness is not stated, 1 mm is assumed: volumes are unknown")
-        if thickness <= 0:
-            raise ValueError(
-                f"{first.path}: SliceThickness is {thickness:g}, expected positive millimetres; "
-                f"{AGAIN}"
-            )
-        step = first.normal * thickness
-    else:
-        step = _step(images, path, notes)
-    affine = np.eye(4)
-    affine[:3, 0] = first.directions[:, 0] * first.spacing[1]
-    affine[:3, 1] = first.directions[:, 1] * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = first.position
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-
-
-def _step(images: Sequence[Image], path: Path, notes: list[str]) -> np.ndarray:
-    """Return the usual vector `[3]` from one slice to the next, in mm; note gaps and uneven steps.
-
-    Args:
-        images: two slices or more, sorted by position.
-        path: the file or folder, for messages.
-        notes: sentences for the user; more are added.
-    """
-    positions = np.stack([image.position for image in images])
+        affine = affine_of(images, lone_step(images[0], notes))
+        notes += _tag_notes(images)
+        return oriented(stack, affine, path, file_shape=(columns, rows, 1), notes=tuple(notes))
+    way = line_of(images, path)
+    thick = [image.thickness for image in images if image.thickness]
     heights = np.array([image.height for image in images])
-    distances = np.diff(heights)
-    usual = float(np.median(distances))
-    step = (positions[-1] - positions[0]) / (heights[-1] - heights[0]) * usual
-    line = positions[0] + np.outer((heights - heights[0]) / usual, step)
-    offsets = np.linalg.norm(positions - line, axis=1)
-    if offsets.max() > STRAY_MM:
-        worst = images[int(offsets.argmax())].path.name
+    layout = lay_out(heights, float(np.median(thick)) if thick else None)
+    notes += [*notes_of(layout, images), *_tag_notes(images)]
+    planes = layout.planes
+    scan = oriented(
+        stack,
+        affine_of(images, way * layout.step),
+        path,
+        file_shape=(columns, rows, len(images) if planes is None else len(planes)),
+        notes=tuple(notes),
+    )
+    if planes is None and layout.slice_mm is None:
+        return scan
+    if scan.axes[0] != 2:
         raise ValueError(
-            f"{path}: {worst} lies {offsets.max():.1f} mm beside the line of the other slices, "
-            f"expected one straight stack; remove it if it belongs to another scan"
+            f"{path}: slices are missing or uneven ({'; '.join(notes_of(layout, images))}), "
+            f"expected an even stack as it is not axial; export axial slices"
         )
-    uneven = 0
-    for index, distance in enumerate(distances):
-        absent = round(distance / usual) - 1
-        if absent and abs(distance - (absent + 1) * usual) <= 0.2 * usual:
-            notes.append(
-                f"gap of {distance:.4g} mm between {images[index].path.name} and "
-                f"{images[index + 1].path.name}: {absent} slices seem to be missing"
-            )
-        elif abs(distance - usual) > UNEVEN * usual:
-            uneven += 1
-    if uneven:
+    assert scan.spacing is not None
+    down = scan.flips[0]
+    if planes is not None and down:
+        planes = tuple(len(images) - 1 - k if k >= 0 else -1 for k in reversed(planes))
+    extents = layout.slice_mm
+    return replace(
+        scan,
+        spacing=(layout.usual, *scan.spacing[1:]),
+        planes=planes,
+        slice_mm=extents[::-1] if extents is not None and down else extents,
+    )
+
+
+def _tag_notes(images: Sequence[Image]) -> list[str]:
+    """Return notes on tags that are absent, or that look as if they mattered and do not."""
+    notes = []
+    assumed = images[0].assumed
+    if any(name in RESCALE for name in assumed):
+        named = " and ".join(name for name in assumed if name in RESCALE)
+        notes.append(f"has no {named}: slope 1 and intercept 0 are assumed, which the values fit")
+    if POSITION in assumed:
         notes.append(
-            f"{uneven} of {len(distances)} steps between slices are uneven "
-            f"({distances.min():.4g} to {distances.max():.4g} mm); {usual:.4g} mm is used for all"
+            "has no ImagePositionPatient: SliceLocation is used, as mm towards the head; check "
+            "that the slices are not upside down, and do not rely on positions in the mask"
         )
-    return step
+    if any(image.inverted for image in images):
+        notes.append("stored as MONOCHROME1, which changes the display but not Hounsfield units")
+    return notes
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return up to three names, and the number of the others."""
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + rest
+def _check_assumed(images: Sequence[Image], scan: Scan, path: Path) -> None:
+    """Check that values without a stated rescale slope or intercept are Hounsfield units."""
+    absent = [name for name in images[0].assumed if name in RESCALE]
+    if not absent:
+        return
+    low, high = AIR_AND_LUNG_HU
+    share = float(((scan.voxels >= low) & (scan.voxels <= high)).mean())
+    if share < LEAST_AIR:
+        raise ValueError(
+            f"{images[0].path}: has no {', '.join(absent)}, and {share:.1%} of the voxels of "
+            f"{path.name} lie in {low} to {high}, expected {LEAST_AIR:.1%} or more (air and lung) "
+            f"in Hounsfield units; export the original series, or set the tags (the intercept is "
+            f"-1024 in most scanners)"
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from input_pipeline.files import atomic_file
-from input_pipeline.io.scan import Scan, Stack, axes_affine, oriented, to_file_grid
+from input_pipeline.io.scan import Scan, Stack, axes_affine, grid_shape, oriented, to_file_grid
 
 SUFFIXES = (".nii", ".nii.gz")
 GZIP = b"\x1f\x8b"
@@ -185,8 +185,8 @@ def same_grid(one: Scan, other: Scan, *, tolerance: float = 0.1) -> str:
         tolerance: largest distance, in voxels, by which the position of a voxel may differ, since
             headers round their numbers.
     """
-    if one.voxels.shape != other.voxels.shape:
-        return f"{_by(one.voxels.shape)} voxels against {_by(other.voxels.shape)}"
+    if grid_shape(one) != grid_shape(other):
+        return f"{_by(grid_shape(one))} voxels against {_by(grid_shape(other))}"
     if one.affine is None or other.affine is None:
         return ""
     distance = np.abs(_corners(one) - _corners(other)).max()
@@ -203,7 +203,7 @@ def _corners(scan: Scan) -> np.ndarray:
     for corner in itertools.product((False, True), repeat=3):
         own = [0.0, 0.0, 0.0, 1.0]
         for last, axis, flip, size in zip(
-            corner, scan.axes, scan.flips, scan.voxels.shape, strict=True
+            corner, scan.axes, scan.flips, grid_shape(scan), strict=True
         ):
             own[axis] = size - 1 if last != flip else 0
         places.append(scan.affine @ own)
@@ -224,7 +224,7 @@ def nifti_mask(mask: np.ndarray, scan: Scan) -> nib.Nifti1Image:
     Args:
         mask: `[slices, rows, columns]` as `scan.voxels`, whole numbers 0 to 255.
         scan: the scan that the mask belongs to. For a DICOM scan the image is in millimetres, and
-            its axes are columns, rows and slices.
+            its axes are columns, rows and planes, see `Scan.planes`.
 
     Returns:
         A uint8 image that nibabel can save.

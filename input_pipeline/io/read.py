@@ -42,7 +42,7 @@ def read_scan(
         path: the file or folder.
         intensity: 'hu' or 'uint8'. NIfTI and NPY do not state it, so it is required for them. DICOM
             is always 'hu' and a picture is always 'uint8'.
-        series: UID or number of the series to read from a DICOM folder, see `read_dicom`.
+        series: which series to read from a DICOM folder, see `read_dicom`.
         axes: directions of the axes of a NIfTI file that states no orientation, see `read_nifti`.
         spacing: millimetres between (slices, rows, columns) of an NPY file; None if unknown.
 

@@ -45,10 +45,15 @@ class Scan:
         id: name of the file or folder without its suffix.
         axes: for each of slices, rows and columns, the axis of the file's own grid.
         flips: for each of slices, rows and columns, whether it is the reverse of that axis.
-        file_shape: shape of the file's own grid; for DICOM (columns, rows, slices).
+        file_shape: shape of the file's own grid; for DICOM (columns, rows, planes).
         notes: sentences for the user: gaps, gantry tilt, files left out, values unlike the stated
             intensity.
         header: the NIfTI header of the file, which its masks take over; None for other formats.
+        slice_mm: extent of each slice in mm, where DICOM slices are uneven; None if all have the
+            extent `spacing[0]`.
+        planes: index of the slice that each plane of the file's own grid shows, feet to head, and
+            -1 where a slice is missing; None if the planes are the slices. DICOM slices may be
+            uneven, but the grid of a NIfTI mask is regular.
     """
 
     voxels: np.ndarray = field(repr=False)
@@ -61,6 +66,8 @@ class Scan:
     file_shape: tuple[int, ...]
     notes: tuple[str, ...] = ()
     header: nib.Nifti1Header | None = field(default=None, repr=False)
+    slice_mm: tuple[float, ...] | None = None
+    planes: tuple[int, ...] | None = None
 
 
 class Stack:
@@ -261,12 +268,13 @@ def upright(
     )
 
 
-def to_file_grid(array: np.ndarray, scan: Scan) -> np.ndarray:
+def to_file_grid(array: np.ndarray, scan: Scan, *, empty: float = 0) -> np.ndarray:
     """Return an array on the grid of `scan.voxels` in the order of the file's own grid.
 
     Args:
         array: `[slices, rows, columns]`, any dtype.
         scan: the scan it belongs to.
+        empty: value of the planes where a slice is missing.
 
     Returns:
         An array of shape `scan.file_shape`, without interpolation; a view if possible.
@@ -279,7 +287,34 @@ def to_file_grid(array: np.ndarray, scan: Scan) -> np.ndarray:
             f"{scan.id}: array is {array.shape}, expected the shape of its scan, "
             f"{scan.voxels.shape} [slices, rows, columns]"
         )
+    if scan.planes is not None:
+        planes = np.array(scan.planes)
+        array = array[planes]
+        array[planes < 0] = empty
     return _flip(array, scan.flips).transpose(np.argsort(scan.axes)).reshape(scan.file_shape)
+
+
+def grid_shape(scan: Scan) -> tuple[int, int, int]:
+    """Return the shape of a mask of a scan, as it is read from its NIfTI file.
+
+    Args:
+        scan: the scan.
+    """
+    slices, rows, columns = scan.voxels.shape
+    return slices if scan.planes is None else len(scan.planes), rows, columns
+
+
+def own_slices(array: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return what an array of a scan's planes holds at its slices; undoes `to_file_grid`.
+
+    Args:
+        array: `[planes, rows, columns]`, of the shape `grid_shape(scan)`.
+        scan: the scan.
+    """
+    if scan.planes is None:
+        return array
+    planes = np.array(scan.planes)
+    return array[[np.flatnonzero(planes == index)[0] for index in range(len(scan.voxels))]]
 
 
 def name_of(path: Path) -> str:
@@ -288,7 +323,7 @@ def name_of(path: Path) -> str:
     A link keeps its own name; only a path without one ('.' or '..') gets that of its folder.
     """
     name = path.name if path.name not in ("", "..") else path.resolve().name
-    for suffix in (".nii.gz", ".nii", ".dcm", ".ima", ".png", ".jpg", ".jpeg", ".npy"):
+    for suffix in (".nii.gz", ".nii", ".dcm", ".ima", ".zip", ".png", ".jpg", ".jpeg", ".npy"):
         if name.lower().endswith(suffix) and not path.is_dir():
             return name[: -len(suffix)]
     return name

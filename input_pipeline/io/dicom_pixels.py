@@ -1,0 +1,106 @@
+"""Read the pixels of a DICOM slice in Hounsfield units."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from input_pipeline.io.dicom_file import AGAIN, Image, decoding, open_file
+
+FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # in JPEG and JPEG-LS
+
+
+class PixelReader:
+    """Reads the pixels of slices; keeps the last file, of which the next slice may be a frame."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._dataset = pydicom.Dataset()
+
+    def read(self, image: Image) -> np.ndarray:
+        """Read the pixels of a slice in Hounsfield units.
+
+        Args:
+            image: header of the slice.
+
+        Returns:
+            `[rows, columns]`, integer or float64.
+
+        Raises:
+            ValueError: the pixels are missing, damaged, of another size than the header states, or
+                compressed in a way for which no decoder is installed. The message names the file.
+            OSError: the file cannot be opened.
+        """
+        with decoding(image.path):
+            if image.path != self._path or image.frame is None:
+                self._dataset = open_file(image.path, pixels=True)
+                self._path = image.path
+            pixels = _decode(self._dataset, image)
+        if pixels.shape != image.shape or pixels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{image.path}: pixels are {pixels.shape} {pixels.dtype}, expected integers of "
+                f"shape {image.shape}; {AGAIN}"
+            )
+        if (image.slope, image.inter) == (1.0, 0.0):
+            return pixels
+        return pixels * np.float64(image.slope) + image.inter
+
+
+def _decode(dataset: pydicom.Dataset, image: Image) -> np.ndarray:
+    """Return the stored values of a slice, after checking that the file holds as many as it says."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # DICOM's default
+    if "PixelData" not in dataset:
+        raise ValueError(f"{image.path}: ends before its pixels; {AGAIN}")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    plugin = ""
+    if syntax.is_compressed:
+        # Damaged bytes do not crash these decoders; others panic or abort the process.
+        plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
+        if plugin not in get_decoder(syntax).available_plugins:
+            raise ValueError(
+                f"{image.path}: is compressed as {syntax.name}, for which no decoder is "
+                f"installed; pip install pylibjpeg-libjpeg (GPL-3.0), or {AGAIN} uncompressed"
+            )
+        if syntax != RLELossless and (size := _stated_size(dataset, image, frames)) != image.shape:
+            # The decoders rely on the frame's own header, and may allocate gigabytes for it.
+            raise ValueError(
+                f"{image.path}: its compressed frame states (rows, columns) {size}, expected "
+                f"{image.shape}; {AGAIN}"
+            )
+    else:
+        wanted = frames * image.shape[0] * image.shape[1] * int(dataset.BitsAllocated) // 8
+        if len(dataset.PixelData) != wanted + wanted % 2:
+            raise ValueError(
+                f"{image.path}: holds {len(dataset.PixelData)} bytes of pixels, expected "
+                f"{wanted} for {image.shape[0]} x {image.shape[1]}; {AGAIN}"
+            )
+    if image.frame is None:
+        dataset.pixel_array_options(decoding_plugin=plugin)
+        return dataset.pixel_array
+    return get_decoder(syntax).as_array(
+        dataset, index=image.frame, raw=True, decoding_plugin=plugin
+    )[0]
+
+
+def _stated_size(dataset: pydicom.Dataset, image: Image, frames: int) -> tuple[int, int] | None:
+    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 frame states; None if none."""
+    data = get_frame(dataset.PixelData, image.frame or 0, number_of_frames=frames)
+    if data[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: right and lower end, left and upper start
+        right, lower, left, upper = struct.unpack_from(">4I", data, 8)
+        return lower - upper, right - left
+    if data[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while data[place : place + 1] == b"\xff" and place + 10 <= len(data):
+        # A segment starts with a marker (0xFF and its type) and a length that includes itself.
+        if data[place + 1] in FRAME_MARKERS:
+            rows, columns = struct.unpack_from(">HH", data, place + 5)
+            return (rows, columns) if data[place + 9] == 1 else None
+        place += 2 + max(2, *struct.unpack_from(">H", data, place + 2))
+    return None
