@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.io.scan import Scan
 from ssa_jax.evaluation.scoring import SlicePrediction
 
 DECIMALS = 6  # of volumes in mL
@@ -15,6 +16,7 @@ def lesion_volumes(
     lung: np.ndarray,
     spacing: tuple[float, float, float] | None,
     names: Sequence[str],
+    slice_mm: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Measure the volume of each class, and its share of each lung.
 
@@ -23,6 +25,7 @@ def lesion_volumes(
         lung: lung labels of the same shape: 0 none, 1 right, 2 left.
         spacing: mm between (slices, rows, columns).
         names: of the classes 1, 2, ...
+        slice_mm: extent of each slice, see `Scan`; None if all have that of `spacing`.
 
     Returns:
         A row of `volumes.csv`: mL of the lungs, and of each class in all, in each lung and outside
@@ -31,9 +34,10 @@ def lesion_volumes(
     """
     voxel = millilitres(spacing)
     counts = np.zeros((3, len(names) + 1))
-    for side, chosen in zip(lung, labels, strict=True):
+    extents = _relative(len(labels), spacing, slice_mm)
+    for side, chosen, extent in zip(lung, labels, extents, strict=True):
         pairs = side.astype(np.intp) * (len(names) + 1) + chosen
-        counts += np.bincount(pairs.ravel(), minlength=counts.size).reshape(counts.shape)
+        counts += extent * np.bincount(pairs.ravel(), minlength=counts.size).reshape(counts.shape)
     lungs = counts.sum(axis=1)
     row: dict[str, Any] = {
         "lung_ml": (lungs[1] + lungs[2]) * voxel,
@@ -102,10 +106,73 @@ def in_words(row: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
+def volume_ml(counts: np.ndarray, scan: Scan) -> float:
+    """Return the volume of the voxels counted in each slice, in mL.
+
+    Args:
+        counts: `[slices]` number of voxels.
+        scan: the scan; its spacing is known.
+    """
+    extents = _relative(len(counts), scan.spacing, scan.slice_mm)
+    return float(counts @ extents) * millilitres(scan.spacing)
+
+
+def missing_lung(lung: np.ndarray, scan: Scan) -> tuple[int, float]:
+    """Estimate how much of the lungs lies where slices are missing.
+
+    Args:
+        lung: lung labels in the orientation of `scan.voxels`, above 0 inside the lungs.
+        scan: the scan; its spacing is known.
+
+    Returns:
+        The number of empty planes, and mL: their extent times the mean area of the lungs in the
+        slices below and above them.
+    """
+    if scan.planes is None or scan.affine is None:
+        return 0, 0.0
+    assert scan.spacing is not None
+    planes = np.array(scan.planes)
+    empty = np.flatnonzero(planes < 0)
+    areas = np.count_nonzero(lung, axis=(1, 2)) * scan.spacing[1] * scan.spacing[2]
+    step = abs(float(np.linalg.det(scan.affine[:3, :3]))) / (scan.spacing[1] * scan.spacing[2])
+    shown = np.flatnonzero(planes >= 0)
+    total = 0.0
+    for plane in empty:
+        after = np.searchsorted(shown, plane)  # a plane with a slice lies on both sides
+        total += float(areas[planes[shown[after - 1 : after + 1]]].mean()) * step
+    return len(empty), total / 1000
+
+
+def missing_note(lung: np.ndarray, scan: Scan) -> str:
+    """Return a sentence on the lung where slices are missing; '' if there is none.
+
+    Args:
+        lung: lung labels, see `missing_lung`.
+        scan: the scan.
+    """
+    planes, lost = missing_lung(lung, scan)
+    if not lost:
+        return ""
+    return (
+        f"slices are missing ({planes} planes of the mask are empty): about {lost:.0f} mL of the "
+        f"lungs are not in the volumes"
+    )
+
+
 def millilitres(spacing: tuple[float, float, float] | None) -> float:
     """Return the volume of a voxel in mL."""
     assert spacing is not None
     return float(np.prod(spacing)) / 1000
+
+
+def _relative(
+    slices: int, spacing: tuple[float, float, float] | None, slice_mm: Sequence[float] | None
+) -> np.ndarray:
+    """Return the extent of each slice as a multiple of the usual one, `[slices]`."""
+    if slice_mm is None:
+        return np.ones(slices)
+    assert spacing is not None
+    return np.asarray(slice_mm) / spacing[0]
 
 
 def _share(part: float, whole: float) -> float | None:

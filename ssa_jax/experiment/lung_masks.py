@@ -16,6 +16,7 @@ from input_pipeline.lungs.left_right import label_left_right
 from input_pipeline.lungs.lungmask_package import lungmask_lung_labels
 from input_pipeline.lungs.r231 import r231_lung_labels
 from input_pipeline.lungs.threshold import volume_lung_mask
+from ssa_jax.experiment.lesion_volumes import missing_note, volume_ml
 from ssa_jax.experiment.weights import read_state_dict, require_fit
 from ssa_jax.models import unet
 
@@ -62,6 +63,8 @@ def find_lungs(
             print(f"{path}: {note}", file=sys.stderr)
         _check(scan, path)
         labels = finder(scan.voxels, scan.spacing)
+        if note := missing_note(labels, scan):
+            print(f"{path}: {note}", file=sys.stderr)
         write_nifti_mask(target, labels, scan)
         echo(f"{counted}: {_volumes(labels, scan)}")
 
@@ -121,8 +124,9 @@ def _check(scan: Scan, path: Path) -> None:
 
 def _volumes(labels: np.ndarray, scan: Scan) -> str:
     """Describe the volumes of the lungs, in mL."""
-    assert scan.spacing is not None
-    millilitres = np.bincount(labels.ravel(), minlength=3) * np.prod(scan.spacing) / 1000
-    if not millilitres[1:].any():
+    right, left = (
+        volume_ml(np.count_nonzero(labels == side, axis=(1, 2)), scan) for side in (1, 2)
+    )
+    if not right and not left:
         return "no lung found, the mask is empty"
-    return f"right lung {millilitres[1]:.0f} mL, left lung {millilitres[2]:.0f} mL"
+    return f"right lung {right:.0f} mL, left lung {left:.0f} mL"

@@ -113,7 +113,8 @@ class Network:
                 a nibabel image; or an array `[i, j, k]`.
             intensity: of a NIfTI file, an image or an array: 'hu' (Hounsfield units), or 'windowed'
                 (0..255 of the window -1250..250 HU). DICOM is always 'hu'.
-            series: of a DICOM folder that holds several.
+            series: of a DICOM folder that holds several: its number, UID or description; '3:2' is
+                acquisition 2 of series 3.
             axes: directions of the axes of an array, or of a file that does not state them: letters
                 of R/L, A/P and S/I, 'LPS' for instance.
             spacing: mm along the axes of an array.
@@ -186,7 +187,7 @@ class Network:
         """
         prob = (((slice(None), slice(None)), prediction.prob),)
         lung, labels = prediction.slice.lung, prediction.labels
-        return Segmentation(self.class_names, None, lung, 0, (), labels, prob)
+        return Segmentation(self.class_names, None, lung, np.zeros(0), (), labels, prob)
 
     def picture(self, prediction: SlicePrediction, title: str) -> SlicePicture:
         """Return a prediction as a row of a picture.

@@ -9,7 +9,7 @@ from input_pipeline.files import atomic_directory, require_empty, write_bytes, w
 from input_pipeline.inference_slices import PictureSlices, read_hu
 from input_pipeline.io.find import output_names
 from ssa_jax.experiment import factory, network, workdir
-from ssa_jax.experiment.lesion_volumes import in_words, lesion_areas
+from ssa_jax.experiment.lesion_volumes import in_words, lesion_areas, missing_note
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.segmentation import (
     Reading,
@@ -76,6 +76,8 @@ def predict_scans(
                 montage=MONTAGE_ROWS if pictures else 0,
                 quiet=quiet,
             )
+            if result.lung is not None and (note := missing_note(result.lung, scan)):
+                print(f"{path}: {note}", file=sys.stderr)
             row = {"file": str(path)} | result.volumes
             echo(f"{path}: {in_words(row, net.class_names)}")
             result.save(temporary / name)

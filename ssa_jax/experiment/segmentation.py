@@ -24,7 +24,12 @@ from input_pipeline.io.nifti import read_nibabel, write_nifti_mask
 from input_pipeline.io.read import read_array
 from input_pipeline.io.scan import Scan, to_file_grid
 from input_pipeline.preprocess import Preprocessing
-from ssa_jax.experiment.lesion_volumes import DECIMALS, lesion_volumes, millilitres
+from ssa_jax.experiment.lesion_volumes import (
+    DECIMALS,
+    lesion_volumes,
+    missing_lung,
+    volume_ml,
+)
 from ssa_jax.figures.overlays import SlicePicture
 
 
@@ -52,15 +57,15 @@ class Segmentation:
         class_names: of the classes 1, 2, ...
         scan: the scan in HU, with the transform to its own grid; None for a picture.
         lung: lung labels in the orientation of `Scan.voxels`; for a picture 0 and 1, or None.
-        removed_voxels: voxels of predicted lesion that touches no lung, set to background; 0 for a
-            picture.
+        removed: number of voxels in each slice of predicted lesion that touches no lung, set to
+            background; empty for a picture.
         pictures: rows of a montage, as many as were requested.
     """
 
     class_names: tuple[str, ...]
     scan: Scan | None
     lung: np.ndarray | None
-    removed_voxels: int
+    removed: np.ndarray
     pictures: Sequence[SlicePicture] = field(repr=False)
     _labels: np.ndarray = field(repr=False)
     _prob: tuple[tuple[Any, np.ndarray], ...] | None = field(repr=False)
@@ -69,8 +74,9 @@ class Segmentation:
     def labels(self) -> np.ndarray:
         """Class index of every voxel (0 background), uint8, on the source's own grid.
 
-        Its shape is that of the NIfTI file, image or array; `[columns, rows, slices]` for a DICOM
-        series; `[H, W]` for a picture.
+        Its shape is that of the NIfTI file, image or array; `[H, W]` for a picture. For a DICOM
+        series it is `[columns, rows, planes]`: the planes are the slices, or, where slices are
+        uneven or missing, those of a regular grid (`Scan.planes`), empty at a missing slice.
         """
         return self._labels if self.scan is None else to_file_grid(self._labels, self.scan)
 
@@ -92,20 +98,34 @@ class Segmentation:
         for place, prob in self._prob:
             whole[(slice(None), *place)] = np.moveaxis(prob, -1, 0)
         if self.scan is not None:
-            return np.stack([to_file_grid(volume, self.scan) for volume in whole], axis=-1)
+            grids = [
+                to_file_grid(volume, self.scan, empty=float(index == 0))
+                for index, volume in enumerate(whole)
+            ]
+            return np.stack(grids, axis=-1)
         return np.moveaxis(whole, 0, -1)
 
     @property
     def removed_ml(self) -> float:
         """Volume of predicted lesion that touches no lung, in mL; 0 for a picture."""
-        return self.removed_voxels * millilitres(self.scan.spacing) if self.scan else 0.0
+        return volume_ml(self.removed, self.scan) if self.scan else 0.0
+
+    @property
+    def missing_ml(self) -> float:
+        """Estimated volume of the lungs where slices are missing, in mL, which is in no volume."""
+        if self.scan is None or self.lung is None:
+            return 0.0
+        return missing_lung(self.lung, self.scan)[1]
 
     @property
     def volumes(self) -> dict[str, Any]:
         """Volumes in mL and shares of the lungs, see `lesion_volumes`; empty for a picture."""
         if self.scan is None or self.lung is None:
             return {}
-        row = lesion_volumes(self._labels, self.lung, self.scan.spacing, self.class_names)
+        scan = self.scan
+        row = lesion_volumes(
+            self._labels, self.lung, scan.spacing, self.class_names, scan.slice_mm
+        )
         return row | {"dropped_ml": round(self.removed_ml, DECIMALS)}
 
     @property
@@ -134,7 +154,7 @@ class Segmentation:
             Image.fromarray(np.ascontiguousarray(self._labels)).save(temporary)
 
 
-def remove_outside_lungs(labels: np.ndarray, lung: np.ndarray) -> int:
+def remove_outside_lungs(labels: np.ndarray, lung: np.ndarray) -> np.ndarray:
     """Remove connected components that touch no lung, mostly gas in the bowel.
 
     A consolidated lobe that the lung mask misses is kept if it touches the mask.
@@ -144,17 +164,17 @@ def remove_outside_lungs(labels: np.ndarray, lung: np.ndarray) -> int:
         lung: lung labels of the same shape, above 0 inside the lungs.
 
     Returns:
-        The number of voxels removed.
+        `[slices]` number of voxels removed.
     """
     parts, count = ndimage.label(labels > 0, structure=np.ones((3, 3, 3)))
     touching = np.zeros(count + 1, bool)
     for part, side in zip(parts, lung, strict=True):
         touching[part[side > 0]] = True
     touching[0] = True  # the background
-    removed = 0
-    for part, chosen in zip(parts, labels, strict=True):
+    removed = np.zeros(len(labels), np.int64)
+    for index, (part, chosen) in enumerate(zip(parts, labels, strict=True)):
         outside = ~touching[part]
-        removed += int(outside.sum())
+        removed[index] = outside.sum()
         chosen[outside] = 0
     return removed
 

@@ -291,7 +291,7 @@ def test_two_series_are_listed_and_one_can_be_chosen(tmp_path):
     )
     for name in (OTHER, "8"):
         np.testing.assert_array_equal(read_scan(folder, series=name).voxels, VOXELS)
-    refused(read_dicom, folder, "no single series is '5'", SERIES, series="5")
+    refused(read_dicom, folder, "no single series is '5'", "--series 3", series="5")
     alone = series(tmp_path / "alone")
     np.testing.assert_array_equal(read_scan(alone, series=SERIES).voxels, VOXELS)
     refused(read_dicom, alone, "no single series is '5'", series="5")
