@@ -33,11 +33,15 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--weights", type=Path, help=f"R231 weights: {', '.join(SUFFIXES)}")
     parser.add_argument("--intensity", choices=("hu",), help="what NIfTI files hold")
-    parser.add_argument("--series", help="which series of a DICOM folder that holds several")
+    parser.add_argument(
+        "--series",
+        help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
+        "2 of series 3",
+    )
     parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
     options = parser.parse_args(arguments)
     find_lungs(
-        find_scans(options.inputs),
+        find_scans(options.inputs, series=options.series),
         options.out,
         options.method or ("unet" if options.weights else "threshold"),
         options.weights,

@@ -52,7 +52,11 @@ def main(arguments: list[str]) -> None:
         choices=("hu", WINDOWED),
         help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
     )
-    parser.add_argument("--series", help="which series of a DICOM folder that holds several")
+    parser.add_argument(
+        "--series",
+        help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
+        "2 of series 3",
+    )
     parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
@@ -73,7 +77,7 @@ def main(arguments: list[str]) -> None:
         table = PICTURES_TABLE
     else:
         reading = Reading(options.intensity, options.series, options.axes)
-        scans = find_scans(options.inputs)
+        scans = find_scans(options.inputs, series=options.series)
         echo = partial(print, flush=True)
         predict_scans(options.workdir, scans, options.out, reading, echo=echo, **shared)
         table = SCANS_TABLE

@@ -54,7 +54,7 @@ def choose_series(path: Path, images: Sequence[Image], wanted: str | None) -> li
             f"{path}: no single series is {wanted!r}, expected the number, UID or description of "
             f"one: {_listed(list(found.values()))}"
         )
-    plain = {uid: slices for uid, slices in found.items() if not _are_scouts(slices)} or found
+    plain = {uid: slices for uid, slices in found.items() if not are_scouts(slices)} or found
     if len(plain) == 1:
         return next(iter(plain.values()))
     raise ValueError(
@@ -72,6 +72,16 @@ def is_named(series: Series, wanted: str) -> bool:
     """
     named = " ".join(wanted.split()).casefold()
     return named in (series.uid, series.number, series.description.casefold()) and bool(named)
+
+
+def are_scouts(images: Sequence[Image]) -> bool:
+    """Return whether a series holds nothing but a few pictures that are not axial: localisers.
+
+    Args:
+        images: its slices.
+    """
+    steep = np.cos(np.radians(SCOUT_DEGREES))
+    return len(images) <= MOST_SCOUTS and all(abs(image.normal[2]) < steep for image in images)
 
 
 def split_wanted(wanted: str | None, images: Sequence[Image]) -> tuple[str | None, str | None]:
@@ -212,12 +222,6 @@ def _is_stack(images: Sequence[Image]) -> bool:
     return len(images) > 1 and all(
         len({image.key for image in group}) == 1 for group in places(images)
     )
-
-
-def _are_scouts(images: Sequence[Image]) -> bool:
-    """Say whether a series holds nothing but a few pictures that are not axial."""
-    steep = np.cos(np.radians(SCOUT_DEGREES))
-    return len(images) <= MOST_SCOUTS and all(abs(image.normal[2]) < steep for image in images)
 
 
 def _listed(found: Sequence[Sequence[Image]]) -> str:

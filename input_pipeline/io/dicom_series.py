@@ -1,9 +1,8 @@
 """Read a CT series in DICOM, from one file or from a folder and its subfolders."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from input_pipeline.io.dicom_file import SUFFIXES, Image, LeftOut, listed
 from input_pipeline.io.dicom_header import POSITION, RESCALE, read_header
 from input_pipeline.io.dicom_pixels import PixelReader
 from input_pipeline.io.dicom_stack import affine_of, lay_out, line_of, lone_step, notes_of
+from input_pipeline.io.dicom_tree import walk
 from input_pipeline.io.scan import Scan, Stack, oriented
 
 IGNORED = ("dicomdir", "thumbs.db", "desktop.ini")
-HIDDEN = (".", "__MACOSX")  # how the names of hidden files and folders begin
 PATTERNS = 3  # of the names of a series' slices; with more, any file may be one of them
 AIR_AND_LUNG_HU = (-1100, -300)
 LEAST_AIR = 0.005  # share of the voxels of a chest that are air or lung
@@ -70,33 +69,6 @@ def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     scan = _placed(_read_stack(groups, pixels, path, notes), first, path, notes)
     _check_assumed(first, scan, path)
     return scan
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """List the files of a folder and its subfolders, sorted, without hidden ones.
-
-    Args:
-        folder: the folder.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    seen: set[str] = set()  # links may lead back
-
-    def inside(place: Path) -> Iterator[Path]:
-        real = os.path.realpath(place)
-        if real in seen:
-            return
-        seen.add(real)
-        for entry in sorted(place.iterdir()):
-            if entry.name.startswith(HIDDEN):
-                continue
-            if entry.is_dir():
-                yield from inside(entry)
-            elif entry.is_file():
-                yield entry
-
-    return inside(folder)
 
 
 def _find(path: Path, series: str | None, notes: list[str]) -> list[Image]:

@@ -1,9 +1,15 @@
 """List the scans and pictures in the files and folders that a user names."""
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from input_pipeline.io import nifti
+from input_pipeline.io.archive import is_archive, unpacked
+from input_pipeline.io.dicom_file import is_dicom, listed
+from input_pipeline.io.dicom_tree import dicom_scans, walk
 from input_pipeline.io.read import SUFFIXES
 from input_pipeline.io.scan import name_of
 
@@ -21,47 +27,58 @@ def holds_pictures(path: Path) -> bool:
     """Return whether an input is a picture or a folder of pictures; all others are scans.
 
     Args:
-        path: file or folder. A folder without files counts as one of pictures.
+        path: file or folder. A folder without files counts as one of pictures; a folder that holds
+            NIfTI or DICOM too does not.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    if path.is_dir():
-        names = [entry.name.lower() for entry in path.iterdir() if entry.is_file()]
-        return any(name.endswith(SUFFIXES) for name in names) or not names
-    return is_picture_name(path)
+    if not path.is_dir():
+        return is_picture_name(path)
+    others = [file for file in walk(path) if not _is_input(file)]
+    if any(_is_volume(file) or is_archive(file) or is_dicom(file) for file in others):
+        return False
+    return not others or any(_is_input(file) for file in path.iterdir())
 
 
-def find_scans(inputs: Sequence[Path]) -> dict[str, Path]:
+def find_scans(inputs: Sequence[Path], *, series: str | None = None) -> dict[str, Path]:
     """List scans by the names of their masks.
 
+    A scan that is the only one of its input has the input's name, others that of their file or
+    folder. Where names are equal, NIfTI files in folders take the folder's name, and then the names
+    of more folders are put before.
+
     Args:
-        inputs: NIfTI files, DICOM files, and folders. A folder with NIfTI files means each of them;
-            any other folder is one DICOM scan.
+        inputs: NIfTI files, DICOM files, folders, files DICOMDIR (meaning their folder) and zip
+            archives of these. A folder with NIfTI files means each of them; so does one with such
+            folders at any depth. Any other folder is one of DICOM, see `dicom_scans`.
+        series: which DICOM series is wanted; folders without it are left out.
 
     Returns:
-        The path of each scan by the name of its mask, NAME.nii.gz.
+        The path of each scan by the name of its mask, NAME.nii.gz. The path of a scan in an archive
+        begins with that of the archive, as if this were a folder; `read_scan` reads it.
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: two scans have the same name.
+        ValueError: two scans have the same name, or an archive cannot be unpacked.
     """
-    scans: dict[str, Path] = {}
+    found: list[_Found] = []
     for entry in inputs:
         if not entry.exists():
             raise FileNotFoundError(f"{entry}: no such file or folder")
-        volumes = []
+        if entry.name.lower() == "dicomdir" and entry.is_file():
+            entry = entry.parent
         if entry.is_dir():
-            volumes = sorted(p for p in entry.iterdir() if _is_volume(p))
-        for path in volumes or [entry]:
-            name = f"{name_of(path)}.nii.gz"
-            if name in scans:
-                raise ValueError(
-                    f"{path}: it and {scans[name]} would both become {name}; rename one of them, "
-                    "or use different --out folders"
-                )
-            scans[name] = path
-    return scans
+            found += _in_folder(entry, entry, series)
+        elif is_archive(entry):
+            with unpacked(entry) as folder:
+                found += [
+                    _Found(entry / one.path.relative_to(folder), one.names)
+                    for one in _in_folder(folder, entry, series)
+                ]
+        else:
+            found.append(_Found(entry, (name_of(entry),)))
+    return _by_name(found)
 
 
 def find_pictures(inputs: Sequence[Path]) -> list[Path]:
@@ -89,10 +106,7 @@ def find_pictures(inputs: Sequence[Path]) -> list[Path]:
     for path in paths:
         for name in output_names(path):
             if name in first:
-                raise ValueError(
-                    f"{path}: it and {first[name]} would both become {name}; rename one of them, "
-                    "or use different --out folders"
-                )
+                raise ValueError(_both(path, first[name], name))
             first[name] = path
     return paths
 
@@ -104,6 +118,101 @@ def output_names(picture: Path) -> tuple[str, str]:
         picture: the picture.
     """
     return f"{picture.stem}.png", f"{picture.stem}_overlay.png"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A scan, and the names that its mask may get, the first that no other has."""
+
+    path: Path
+    names: tuple[str, ...]
+
+
+def _in_folder(folder: Path, given: Path, series: str | None) -> list[_Found]:
+    """List the scans of a folder, which the user knows as `given`."""
+    volumes, slices = _contents(folder)
+    if volumes:
+        _note_pictures(volumes, given)
+    found = [_Found(path, _names(path, folder, given, file=True)) for path in volumes]
+    if slices or not volumes:
+        scans = dicom_scans(folder, series)
+        found += [_Found(path, _names(path, folder, given, file=False)) for path in scans]
+    return found
+
+
+def _contents(folder: Path) -> tuple[list[Path], bool]:
+    """Return the NIfTI files of a folder that are scans, and whether there is DICOM besides.
+
+    Below a folder with scans lie masks and other results, as in the TotalSegmentator data set.
+    """
+    files: dict[Path, list[Path]] = {}
+    for path in walk(folder):
+        files.setdefault(path.parent, []).append(path)
+    volumes: list[Path] = []
+    with_scans, slices = set(), False
+    for place in sorted(files, key=lambda place: len(place.parts)):
+        if not with_scans.isdisjoint(place.parents):
+            continue
+        found = [path for path in files[place] if _is_volume(path)]
+        dicom = not found and any(is_dicom(path) for path in files[place])
+        if found or dicom:
+            with_scans.add(place)
+        volumes += found
+        slices |= dicom
+    return sorted(volumes), slices
+
+
+def _names(path: Path, folder: Path, given: Path, *, file: bool) -> tuple[str, ...]:
+    """Return the names that a scan may get: its own, then with its folders' names before it."""
+    parents = [part for part in given.parent.parts if part not in ("..", given.anchor)]
+    above = [*parents, name_of(given), *path.relative_to(folder).parts]
+    own = name_of(path) if file else above[-1]
+    above = above[:-1]
+    names = [own]
+    if file:
+        names.append(above[-1])
+    names += ["_".join([*above[-count:], own]) for count in range(1, len(above) + 1)]
+    return tuple(names)
+
+
+def _by_name(found: Sequence[_Found]) -> dict[str, Path]:
+    """Name scans: each gets the first of its names that no other scan has at that stage."""
+    stage = [0] * len(found)
+    while True:
+        names = [f"{one.names[index]}.nii.gz" for one, index in zip(found, stage, strict=True)]
+        counts = Counter(names)
+        equal = [index for index, name in enumerate(names) if counts[name] > 1]
+        if not equal:
+            return dict(zip(names, (one.path for one in found), strict=True))
+        last = [index for index in equal if stage[index] + 1 == len(found[index].names)]
+        for index in equal:
+            if index not in last:
+                stage[index] += 1
+        for name in {names[index] for index in last}:
+            same = [found[index].path for index in last if names[index] == name]
+            if len(same) > 1:
+                raise ValueError(_both(same[1], same[0], name))
+
+
+def _both(path: Path, other: Path, name: str) -> str:
+    """Return the error of two inputs whose results would have the same name."""
+    return (
+        f"{path}: it and {other} would both become {name}; rename one of them, or use different "
+        f"--out folders"
+    )
+
+
+def _note_pictures(volumes: Sequence[Path], given: Path) -> None:
+    """Print which pictures beside scans are left out."""
+    places = sorted({path.parent for path in volumes})
+    entries = [entry for place in places for entry in sorted(place.iterdir())]
+    names = [entry.name for entry in entries if _is_input(entry)]
+    if names:
+        print(
+            f"{given}: {len(names)} picture{'s' * (len(names) > 1)} left out beside the scans "
+            f"({listed(names)}); name pictures themselves to segment them",
+            file=sys.stderr,
+        )
 
 
 def _is_volume(path: Path) -> bool:

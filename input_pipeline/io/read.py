@@ -6,18 +6,22 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from input_pipeline.io import dicom_file, dicom_series, nifti
+from input_pipeline.io.archive import archive_of, unpacked
 from input_pipeline.io.scan import (
     Scan,
     Stack,
     axes_affine,
     check_intensity,
+    name_of,
     oriented,
     upright,
 )
@@ -39,7 +43,7 @@ def read_scan(
     """Read a scan: a NIfTI, PNG, JPEG or NPY file, a DICOM file, or a folder of DICOM files.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; or one in a zip archive, as if the archive were a folder.
         intensity: 'hu' or 'uint8'. NIfTI and NPY do not state it, so it is required for them. DICOM
             is always 'hu' and a picture is always 'uint8'.
         series: which series to read from a DICOM folder, see `read_dicom`.
@@ -51,6 +55,9 @@ def read_scan(
             own, or the reader of the format refuses the file. The message names the file.
         OSError: the file cannot be opened.
     """
+    if (archive := archive_of(path)) is not None:
+        stated = partial(read_scan, intensity=intensity, series=series, axes=axes, spacing=spacing)
+        return _read_archive(path, archive, stated)
     kind = _format_of(path)
     fixed = {"dicom": "hu", "picture": "uint8"}.get(kind)
     stated = intensity or fixed
@@ -72,6 +79,16 @@ def read_scan(
         one.put(0, picture, path)
         return upright(one, path, spacing=None, file_shape=picture.shape)
     return read_npy(path, intensity=stated, spacing=spacing)
+
+
+def _read_archive(path: Path, archive: Path, read: Callable[[Path], Scan]) -> Scan:
+    """Read a scan of a zip archive, as if the archive were a folder."""
+    inside = path.relative_to(archive)
+    with unpacked(archive, inside) as folder:
+        try:
+            return replace(read(folder / inside), id=name_of(path))
+        except (ValueError, OSError) as error:
+            raise ValueError(str(error).replace(str(folder), str(archive))) from None
 
 
 def read_array(
