@@ -7,11 +7,24 @@ import numpy as np
 import pydicom
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from input_pipeline.io.dicom_file import AGAIN, Image, decoding, open_file
 
+JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # in JPEG and JPEG-LS
+END = b"\xff\xd9"  # of each of these and of JPEG 2000
+MOST_PADDING = 16  # bytes at the end of a frame that are searched for the end
 
 
 class PixelReader:
@@ -60,19 +73,15 @@ def _decode(dataset: pydicom.Dataset, image: Image) -> np.ndarray:
     frames = int(dataset.get("NumberOfFrames") or 1)
     plugin = ""
     if syntax.is_compressed:
+        if syntax != RLELossless:
+            data = get_frame(dataset.PixelData, image.frame or 0, number_of_frames=frames)
+            _check_frame(data, image)
+            if syntax in (*JPEG, *JPEG_LS):
+                return _decode_jpeg(data, dataset, image)
         # Damaged bytes do not crash these decoders; others panic or abort the process.
         plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
         if plugin not in get_decoder(syntax).available_plugins:
-            raise ValueError(
-                f"{image.path}: is compressed as {syntax.name}, for which no decoder is "
-                f"installed; pip install pylibjpeg-libjpeg (GPL-3.0), or {AGAIN} uncompressed"
-            )
-        if syntax != RLELossless and (size := _stated_size(dataset, image, frames)) != image.shape:
-            # The decoders rely on the frame's own header, and may allocate gigabytes for it.
-            raise ValueError(
-                f"{image.path}: its compressed frame states (rows, columns) {size}, expected "
-                f"{image.shape}; {AGAIN}"
-            )
+            raise _no_decoder(dataset, image)
     else:
         wanted = frames * image.shape[0] * image.shape[1] * int(dataset.BitsAllocated) // 8
         if len(dataset.PixelData) != wanted + wanted % 2:
@@ -88,9 +97,52 @@ def _decode(dataset: pydicom.Dataset, image: Image) -> np.ndarray:
     )[0]
 
 
-def _stated_size(dataset: pydicom.Dataset, image: Image, frames: int) -> tuple[int, int] | None:
+def _check_frame(data: bytes, image: Image) -> None:
+    """Check the size that a compressed frame states, and that it has an end.
+
+    The decoders rely on the frame's own header, and may allocate gigabytes for it. That of JPEG
+    fills up a truncated frame with grey, and that of JPEG-LS works on it for many seconds.
+    """
+    if (size := _stated_size(data)) != image.shape:
+        raise ValueError(
+            f"{image.path}: its compressed frame states (rows, columns) {size}, expected "
+            f"{image.shape}; {AGAIN}"
+        )
+    if END not in data[-MOST_PADDING:]:
+        raise ValueError(f"{image.path}: its compressed frame has no end, so it is cut; {AGAIN}")
+
+
+def _decode_jpeg(data: bytes, dataset: pydicom.Dataset, image: Image) -> np.ndarray:
+    """Decode a JPEG (lossy or lossless) or JPEG-LS frame; return the stored values."""
+    try:
+        import imagecodecs
+    except ImportError:
+        raise _no_decoder(dataset, image) from None
+    ls = dataset.file_meta.TransferSyntaxUID in JPEG_LS
+    values = (imagecodecs.jpegls_decode if ls else imagecodecs.jpeg8_decode)(data)
+    bits = 8 * values.itemsize
+    unused = bits - int(dataset.BitsStored)
+    if values.dtype.kind != "u" or not 0 <= unused < bits:
+        raise ValueError(
+            f"{image.path}: its compressed frame holds {values.dtype}, expected "
+            f"{dataset.BitsStored} bits; {AGAIN}"
+        )
+    if not dataset.PixelRepresentation:
+        return values
+    return (values << unused).view(f"i{values.itemsize}") >> unused  # two's complement
+
+
+def _no_decoder(dataset: pydicom.Dataset, image: Image) -> ValueError:
+    """Return the error of a file for whose compression no decoder is installed."""
+    name = dataset.file_meta.TransferSyntaxUID.name
+    return ValueError(
+        f"{image.path}: is compressed as {name}, for which no decoder is installed; pip install "
+        f"'ssa_jax[dicom]' (imagecodecs, pylibjpeg-openjpeg), or {AGAIN} uncompressed"
+    )
+
+
+def _stated_size(data: bytes) -> tuple[int, int] | None:
     """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 frame states; None if none."""
-    data = get_frame(dataset.PixelData, image.frame or 0, number_of_frames=frames)
     if data[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: right and lower end, left and upper start
         right, lower, left, upper = struct.unpack_from(">4I", data, 8)
         return lower - upper, right - left

@@ -1,5 +1,6 @@
 """DICOM series as scanners, archives and people leave them; all written here by pydicom."""
 
+import sys
 import types
 import warnings
 
@@ -358,7 +359,7 @@ def test_damaged_slices_are_refused_and_not_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("tags", "word"),
     [
-        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"NumberOfFrames": 2}, "2 frames without positions"),
         ({"SamplesPerPixel": 3}, "coloured"),
         ({"Modality": "MR"}, "modality MR"),
         ({"RescaleSlope": 0}, "slope 0"),
@@ -405,9 +406,13 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
     made = pydicom.dcmread(source)
     made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
     path = write(made, tmp_path / "a.dcm")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    refused(read_dicom, path, "JPEG-LS", "pip install 'ssa_jax[dicom]' (imagecodecs")
+    path = write(dataset(np.kron(VOXELS[0], np.ones((12, 12), np.int16)), ORIGIN), tmp_path / "b",
+                 JPEG2000Lossless)  # fmt: skip
     absent = types.SimpleNamespace(available_plugins=())
     monkeypatch.setattr("input_pipeline.io.dicom_pixels.get_decoder", lambda syntax: absent)
-    refused(read_dicom, path, "pip install pylibjpeg-libjpeg")
+    refused(read_dicom, path, "JPEG 2000", "pylibjpeg-openjpeg")
 
 
 def without_preamble(path, meta):

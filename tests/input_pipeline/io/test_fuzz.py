@@ -157,13 +157,16 @@ def dicom_numbers(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = pydicom.dcmread(path)
-        order = "<" if made.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        syntax = made.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
+        order = "<" if syntax.is_little_endian else ">"
         kind = f"{order}{'ui'[made.PixelRepresentation]}{made.BitsAllocated // 8}"
         count = int(made.Rows) * int(made.Columns)
         values = np.frombuffer(made.PixelData, kind, count).reshape(made.Rows, made.Columns)
         unused = 8 * values.itemsize - made.BitsStored
         values = (values << unused) >> unused
-        return values * float(made.RescaleSlope) + float(made.RescaleIntercept)
+        slope, inter = made.get("RescaleSlope"), made.get("RescaleIntercept")
+        slope, inter = 1 if slope is None else slope, 0 if inter is None else inter
+        return values * float(slope) + float(inter)
 
 
 def test_compressed_dicom(tmp_path, capfd):
