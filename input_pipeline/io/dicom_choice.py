@@ -118,9 +118,10 @@ def choose_acquisition(
         ValueError: there are several acquisitions and none is chosen, or the wanted one is absent.
     """
     found: dict[str, tuple[str, list[Image]]] = {}
-    if differ(places(images)):
+    groups = places(images)
+    if differ(groups):
         found = _apart(images)
-    elif _interleaved(images):
+    elif _interleaved([group[0] for group in groups]):
         found = _by_value(images, *TAGS[0])
     if not found:
         own = {image.marks.get("AcquisitionNumber") for image in images}

@@ -103,7 +103,7 @@ def _without_slice(header: pydicom.Dataset) -> tuple[str, str, bool] | None:
     if kind == MediaStorageDirectoryStorage:
         return "of an index (DICOMDIR)", f"is the index of a disc; {NAME_CT}", False
     if "Rows" not in header or "Columns" not in header:
-        if kind is None or kind in SLICES:
+        if modality in (None, "") or kind is None or kind in SLICES:
             return "damaged", f"ends before its image (no Rows, no Columns); {AGAIN}", True
         return "without an image", f"has no image; {NAME_CT}", False
     if _is_localiser({"ImageType": header.get("ImageType")}):
@@ -238,4 +238,6 @@ def _absent(tags: Mapping[str, Any], name: str) -> bool:
 
 def _text(value: Any) -> str:
     """Return a tag's value as text, so that equal values are equal."""
-    return "\\".join(words(value)) if not isinstance(value, int | float) else f"{value:.10g}"
+    if isinstance(value, int | float):
+        return f"{value:.10g}"
+    return str(value) if isinstance(value, str) else "\\".join(map(_text, value))

@@ -240,7 +240,10 @@ def _placed(stack: Stack, images: Sequence[Image], path: Path, notes: list[str])
     way = line_of(images, path)
     thick = [image.thickness for image in images if image.thickness]
     heights = np.array([image.height for image in images])
-    layout = lay_out(heights, float(np.median(thick)) if thick else None)
+    try:
+        layout = lay_out(heights, float(np.median(thick)) if thick else None)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     notes += [*notes_of(layout, images), *_tag_notes(images)]
     planes = layout.planes
     scan = oriented(

@@ -12,6 +12,8 @@ STRAY_MM = 1.0  # a slice further than this from the line of the others is of an
 UNEVEN = 0.05  # share of the usual distance of slices; scanners round positions
 GAP = 1.5  # a distance of more than this many usual ones is a gap
 RUN = 3  # but as many equal distances in a row are a coarser part of the stack
+EVEN = 0.09  # share of the usual distance by which a slice of an even stack may be off
+NEAR = 0.2  # share of both its neighbours that a distance is at least, in one stack
 OFF_GRID = 0.1  # share of the usual distance by which a plane may miss its slice
 FINEST = 4  # planes for each slice, at most
 DENSE = 10  # the same, where slices would share a plane otherwise
@@ -50,16 +52,19 @@ def lay_out(heights: np.ndarray, thickness: float | None) -> Layout:
     Args:
         heights: `[n]` positions along the normal in mm, increasing, two or more.
         thickness: of the slices, in mm; None if unknown.
+
+    Raises:
+        ValueError: slices lie close to one another, as in two stacks that were mixed.
     """
     distances = np.diff(heights)
+    _check_pairs(distances)
     usual = float(np.median(distances))
     gap = _gaps(distances, usual, thickness or 0.0)
     uneven = int((np.abs(distances - usual) > UNEVEN * usual)[~gap].sum())
     whole = np.arange(len(heights))
-    if not gap.any() and not uneven:
-        for step in (usual, float(distances.mean())):
-            if np.abs(heights - heights[0] - step * whole).max() <= OFF_GRID * usual:
-                return Layout(step, step)
+    for step in (usual, float(distances.mean())):
+        if not gap.any() and np.abs(heights - heights[0] - step * whole).max() < EVEN * usual:
+            return Layout(step, step)
     below, above = _halves(distances, gap, usual)
     step, off = _step(heights, usual)
     own = _nearest(heights, step)
@@ -80,6 +85,23 @@ def lay_out(heights: np.ndarray, thickness: float | None) -> Layout:
         off=off,
         gaps=tuple(map(int, np.flatnonzero(gap))),
         uneven=uneven,
+    )
+
+
+def _check_pairs(distances: np.ndarray) -> None:
+    """Check that no distance is far below both of those beside it."""
+    inner = distances[1:-1]
+    near = inner < NEAR * np.minimum(distances[:-2], distances[2:])
+    usual = float(np.median(distances))
+    if (inner[near] < NEAR * usual).any() or near.sum() > len(distances) / 4:
+        raise ValueError(_mixed(float(inner[near].min()), float(distances.max())))
+
+
+def _mixed(near: float, usual: float) -> str:
+    """Return the error of slices that are too close to be of one stack."""
+    return (
+        f"has slices only {near:.3g} mm apart where others are {usual:.4g} mm apart, expected one "
+        f"stack; keep one of two scans that were mixed"
     )
 
 
@@ -124,7 +146,7 @@ def _step(heights: np.ndarray, usual: float) -> tuple[float, float]:
             return step, off
         tried.append((off, step))
     if not tried:
-        raise ValueError(f"slices only {least:.3g} mm apart where {usual:.4g} mm are usual")
+        raise ValueError(_mixed(least, usual))
     off, step = min(tried)
     return step, off
 
