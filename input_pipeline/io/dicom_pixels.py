@@ -23,7 +23,7 @@ from input_pipeline.io.dicom_file import AGAIN, Image, decoding, open_file
 JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # in JPEG and JPEG-LS
-END = b"\xff\xd9"  # of each of these and of JPEG 2000
+END = b"\xff\xd9"  # of each of these
 MOST_PADDING = 16  # bytes at the end of a frame that are searched for the end
 
 
@@ -98,18 +98,15 @@ def _decode(dataset: pydicom.Dataset, image: Image) -> np.ndarray:
 
 
 def _check_frame(data: bytes, image: Image) -> None:
-    """Check the size that a compressed frame states, and that it has an end.
+    """Check the size that a compressed frame states.
 
-    The decoders rely on the frame's own header, and may allocate gigabytes for it. That of JPEG
-    fills up a truncated frame with grey, and that of JPEG-LS works on it for many seconds.
+    The decoders rely on the frame's own header, and may allocate gigabytes for it.
     """
     if (size := _stated_size(data)) != image.shape:
         raise ValueError(
             f"{image.path}: its compressed frame states (rows, columns) {size}, expected "
             f"{image.shape}; {AGAIN}"
         )
-    if END not in data[-MOST_PADDING:]:
-        raise ValueError(f"{image.path}: its compressed frame has no end, so it is cut; {AGAIN}")
 
 
 def _decode_jpeg(data: bytes, dataset: pydicom.Dataset, image: Image) -> np.ndarray:
@@ -118,6 +115,9 @@ def _decode_jpeg(data: bytes, dataset: pydicom.Dataset, image: Image) -> np.ndar
         import imagecodecs
     except ImportError:
         raise _no_decoder(dataset, image) from None
+    # The decoder of JPEG fills up a cut frame with grey; that of JPEG-LS works on it for seconds.
+    if END not in data[-MOST_PADDING:]:
+        raise ValueError(f"{image.path}: its compressed frame has no end, so it is cut; {AGAIN}")
     ls = dataset.file_meta.TransferSyntaxUID in JPEG_LS
     values = (imagecodecs.jpegls_decode if ls else imagecodecs.jpeg8_decode)(data)
     bits = 8 * values.itemsize

@@ -25,6 +25,8 @@ from PIL import Image
 from input_pipeline.io.read import read_scan
 from input_pipeline.io.scan import SPACING_MM, to_file_grid
 from tests.input_pipeline.io.test_dicom import ORIGIN, dataset, write
+from tests.input_pipeline.io.test_dicom_compressed import WAVES, jpeg_slice
+from tests.input_pipeline.io.test_dicom_enhanced import enhanced, frames_of
 from tests.input_pipeline.io.test_scan import VOXELS, affine_of, stored
 
 pytestmark = pytest.mark.slow
@@ -191,6 +193,30 @@ def test_dicom_of_jpegs(tmp_path, capfd, name):
 
     path, sound = tmp_path / "a.dcm", made.PixelData
     fuzz(path, sound, same, capfd, head=80, files=500, before=before, after=after)
+
+
+@pytest.mark.parametrize("kind", ["lossless", "lossy"])
+def test_dicom_of_jpegs_written_here(tmp_path, capfd, kind):
+    """JPEG Lossless, in which many CT archives keep slices, and 8-bit JPEG."""
+    made = jpeg_slice(WAVES if kind == "lossless" else SMOOTH, kind)
+    whole = write(made, tmp_path / "a.dcm").read_bytes()
+    before, after = whole.split(made.PixelData)
+
+    def same(scan, data):
+        return scan.voxels.shape == (1, made.Rows, made.Columns)
+
+    path, sound = tmp_path / "a.dcm", made.PixelData
+    fuzz(path, sound, same, capfd, head=120, before=before, after=after)
+
+
+def test_enhanced_dicom(tmp_path, capfd):
+    path = write(enhanced(frames_of()), tmp_path / "a.dcm", pydicom.uid.ExplicitVRLittleEndian)
+    sound = path.read_bytes()
+
+    def same(scan, data):
+        return scan.voxels.shape[0] <= 4
+
+    fuzz(path, sound, same, capfd, head=len(sound) - VOXELS.nbytes, files=FILES // 2)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
