@@ -263,5 +263,3 @@ def _number(value: str) -> tuple[float, str]:
         return float(value), value
     except ValueError:
         return np.inf, value
-
-

@@ -64,7 +64,7 @@ class PixelReader:
 
 
 def _decode(dataset: pydicom.Dataset, image: Image) -> np.ndarray:
-    """Return the stored values of a slice, after checking that the file holds as many as it says."""
+    """Return the stored values of a slice, after checking that the file holds as many."""
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # DICOM's default
     if "PixelData" not in dataset:

@@ -1,4 +1,4 @@
-"""How the slices of a series lie: their affine, their extents, gaps, and a regular grid for them."""
+"""How the slices of a series lie: their affine, extents, gaps, and a regular grid for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,9 +118,7 @@ def _gaps(distances: np.ndarray, usual: float, thickness: float) -> np.ndarray:
     return large
 
 
-def _halves(
-    distances: np.ndarray, gap: np.ndarray, usual: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _halves(distances: np.ndarray, gap: np.ndarray, usual: float) -> tuple[np.ndarray, np.ndarray]:
     """Return how far each slice reaches downwards and upwards, in mm."""
     half = np.where(gap, np.nan, distances / 2)
     below, above = np.append(np.nan, half), np.append(half, np.nan)

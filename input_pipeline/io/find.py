@@ -149,7 +149,8 @@ def _contents(folder: Path) -> tuple[list[Path], bool]:
     for path in walk(folder):
         files.setdefault(path.parent, []).append(path)
     volumes: list[Path] = []
-    with_scans, slices = set(), False
+    with_scans: set[Path] = set()
+    slices = False
     for place in sorted(files, key=lambda place: len(place.parts)):
         if not with_scans.isdisjoint(place.parents):
             continue

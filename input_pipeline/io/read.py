@@ -56,8 +56,8 @@ def read_scan(
         OSError: the file cannot be opened.
     """
     if (archive := archive_of(path)) is not None:
-        stated = partial(read_scan, intensity=intensity, series=series, axes=axes, spacing=spacing)
-        return _read_archive(path, archive, stated)
+        read = partial(read_scan, intensity=intensity, series=series, axes=axes, spacing=spacing)
+        return _read_archive(path, archive, read)
     kind = _format_of(path)
     fixed = {"dicom": "hu", "picture": "uint8"}.get(kind)
     stated = intensity or fixed

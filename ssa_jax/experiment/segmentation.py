@@ -123,9 +123,7 @@ class Segmentation:
         if self.scan is None or self.lung is None:
             return {}
         scan = self.scan
-        row = lesion_volumes(
-            self._labels, self.lung, scan.spacing, self.class_names, scan.slice_mm
-        )
+        row = lesion_volumes(self._labels, self.lung, scan.spacing, self.class_names, scan.slice_mm)
         return row | {"dropped_ml": round(self.removed_ml, DECIMALS)}
 
     @property

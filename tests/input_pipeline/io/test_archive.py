@@ -120,7 +120,10 @@ def test_an_archive_that_understates_its_sizes_is_refused(tmp_path):
     size = (2**20).to_bytes(4, "little")
     assert data.count(size) == 2
     path.write_bytes(data.replace(size, (9).to_bytes(4, "little")))
-    with pytest.raises(ValueError, match=r"liar\.zip: cannot be unpacked"), unpacked(path) as folder:
+    with (
+        pytest.raises(ValueError, match=r"liar\.zip: cannot be unpacked"),
+        unpacked(path) as folder,
+    ):
         assert sum(file.stat().st_size for file in Path(folder).iterdir()) < 100
 
 

@@ -287,9 +287,7 @@ def test_two_series_are_listed_and_one_can_be_chosen(tmp_path):
     tags = {"SeriesInstanceUID": OTHER, "SeriesNumber": 8}
     series(folder, names=["B1", "B2", "B3", "B4"], intercept=-2000, **tags)
     message = refused(read_dicom, folder, "2 series", "choose one")
-    assert message.endswith(
-        ": --series 3 (4 slices of 2.5 mm); --series 8 (4 slices of 2.5 mm)"
-    )
+    assert message.endswith(": --series 3 (4 slices of 2.5 mm); --series 8 (4 slices of 2.5 mm)")
     for name in (OTHER, "8"):
         np.testing.assert_array_equal(read_scan(folder, series=name).voxels, VOXELS)
     refused(read_dicom, folder, "no single series is '5'", "--series 3", series="5")

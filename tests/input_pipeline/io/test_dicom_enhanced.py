@@ -36,9 +36,7 @@ def enhanced(frames, *, rescale_of_frames=False, kind=EnhancedCTImageStorage, **
         delattr(made, name)
     made.NumberOfFrames, made.InstanceNumber = len(frames), 1
     shared = Dataset()
-    shared.PixelMeasuresSequence = group(
-        PixelSpacing=list(SPACING[1:]), SliceThickness=SPACING[0]
-    )
+    shared.PixelMeasuresSequence = group(PixelSpacing=list(SPACING[1:]), SliceThickness=SPACING[0])
     shared.PlaneOrientationSequence = group(ImageOrientationPatient=AXIAL)
     if not rescale_of_frames:
         shared.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=-1024)

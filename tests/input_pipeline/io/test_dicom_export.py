@@ -131,7 +131,9 @@ def test_damage_to_the_series_is_still_an_error(tmp_path):
         (folder / "IM2").write_bytes(content)
         refused(read_dicom, folder, "IM2", word)
     (folder / "IM2").unlink()
-    put(folder, "unlike.dcm", ImagePositionPatient=None, kind=dataset(VOXELS[0], ORIGIN).SOPClassUID)
+    put(
+        folder, "unlike.dcm", ImagePositionPatient=None, kind=dataset(VOXELS[0], ORIGIN).SOPClassUID
+    )
     refused(read_dicom, folder, "unlike.dcm", "has no ImagePositionPatient")
 
 
@@ -153,7 +155,11 @@ def test_names_without_a_pattern_make_any_damaged_file_suspect(tmp_path):
 
 
 def test_series_by_number_uid_and_description_and_what_the_list_says(tmp_path):
-    tags = {"SeriesDescription": "Thorax  Lung", "ConvolutionKernel": "Br60", "StudyDate": "20210304"}
+    tags = {
+        "SeriesDescription": "Thorax  Lung",
+        "ConvolutionKernel": "Br60",
+        "StudyDate": "20210304",
+    }
     folder = series(tmp_path / "case", StudyInstanceUID="1.1", **tags)
     tags = {"SeriesInstanceUID": OTHER, "SeriesNumber": 3, "StudyInstanceUID": "1.2"}
     series(folder, names=["B1", "B2", "B3", "B4"], intercept=-2000, **tags)

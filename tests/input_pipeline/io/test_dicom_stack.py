@@ -28,7 +28,9 @@ def stack(folder, heights, **tags):
         values[0] = -1000 + number  # the front row, so that slices cannot be turned unnoticed
         if tags.get("ImageOrientationPatient") == UPSIDE_DOWN:
             values = values[::-1].copy()
-        write(dataset(values, ORIGIN + [0, 0, height], **tags), folder / f"IM{number:03d}")
+        write(
+            dataset(values, ORIGIN + np.array([0, 0, height]), **tags), folder / f"IM{number:03d}"
+        )
     return folder
 
 
@@ -64,7 +66,9 @@ def places(path):
     ],
 )  # fmt: skip
 def test_the_mask_lies_where_the_slices_are(tmp_path, heights, wanted, slice_mm, tags):
-    scan = read_scan(stack(tmp_path / "case", heights, SliceThickness=min(np.diff(heights)), **tags))
+    scan = read_scan(
+        stack(tmp_path / "case", heights, SliceThickness=min(np.diff(heights)), **tags)
+    )
     np.testing.assert_array_equal(scan.voxels[:, 1, 1], np.arange(len(heights)) - 900)
     assert scan.slice_mm == (None if slice_mm is None else pytest.approx(slice_mm))
     mask = np.ones(scan.voxels.shape, np.uint8) * np.arange(1, len(heights) + 1)[:, None, None]
@@ -169,7 +173,7 @@ def test_lung_masks_are_read_back_to_the_slices(tmp_path):
 def test_an_uneven_stack_that_is_not_axial_is_refused(tmp_path):
     (tmp_path / "case").mkdir()
     for number, back in enumerate((0, 3, 6, 15)):
-        made = dataset(VOXELS[0], ORIGIN + [0, back, 0], SliceThickness=3,
+        made = dataset(VOXELS[0], ORIGIN + np.array([0, back, 0]), SliceThickness=3,
                        ImageOrientationPatient=[1, 0, 0, 0, 0, -1])  # fmt: skip
         write(made, tmp_path / "case" / f"{number}")
     refused(read_dicom, tmp_path / "case", "gap of 9 mm", "not axial")
