@@ -1,9 +1,9 @@
 """Find the lungs in CT scans: `ssa-jax lung_masks --out DIR INPUT...`.
 
 Inputs are scans in HU: NIfTI files (with --intensity hu, as the format does not say what its values
-are), DICOM files or folders of slices; a folder with NIfTI files stands for all of them.
-For each, DIR gets NAME.nii.gz on the scan's own grid: 0 outside, 1 the patient's right lung, 2 the
-left. Methods:
+are), DICOM files or folders of slices, a DICOMDIR, folders of all these at any depth, or zip
+archives. For each, DIR gets NAME.nii.gz on the scan's own grid: 0 outside, 1 the patient's right
+lung, 2 the left. Methods:
 
 threshold  by intensity and shape; needs nothing else. Lobes without any air are lost.
 unet       the U-Net R231 of the package lungmask, run by JAX; needs its published weights.

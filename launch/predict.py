@@ -1,10 +1,11 @@
 """Segment CT scans or pictures: `ssa-jax predict --workdir W --out DIR INPUT...`.
 
 Scans are NIfTI files (state --intensity, as the format does not say what its values are), DICOM
-files or folders of slices, or folders of NIfTI files; for each, DIR gets NAME.nii.gz (the class of
-each voxel on the scan's own grid: 0 background, 1 and 2 lesion classes), NAME.png to look at and a
-row of volumes.csv (mL). Slices below and above the lungs are not looked at. What the network calls
-lesion and touches no lung (gas in the stomach, say) is set to background, and its volume reported.
+files or folders of slices, a DICOMDIR, folders of all these at any depth, or zip archives; pictures
+beside them are left out. For each scan, DIR gets NAME.nii.gz (the class of each voxel on the scan's
+own grid: 0 background, 1 and 2 lesion classes), NAME.png to look at and a row of volumes.csv (mL).
+Slices below and above the lungs are not looked at. What the network calls lesion and touches no
+lung (gas in the stomach, say) is set to background, and its volume reported.
 
 Pictures are 8-bit grey PNG or JPEG files, or folders of them (not their subfolders). For each input
 DIR gets NAME.png, the class of each pixel on the input's own grid (nearly black to the eye:
