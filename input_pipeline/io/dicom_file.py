@@ -131,11 +131,13 @@ def is_dicom(file: Path) -> bool:
     """Return whether a file has a suffix of DICOM, its mark, or its first element.
 
     Args:
-        file: an existing file.
+        file: a file, or a link to none.
 
     Raises:
         OSError: the file cannot be opened.
     """
+    if not file.exists():
+        return False
     if file.suffix.lower() in SUFFIXES or _lacks_preamble(file):
         return True
     with file.open("rb") as stream:

@@ -55,6 +55,9 @@ def read_header(file: Path) -> list[Image] | LeftOut:
     Raises:
         OSError: the file cannot be opened.
     """
+    if file.is_symlink() and not file.exists():
+        error = f"{file}: is a link to a file that is not there, expected a slice; fetch it"
+        return LeftOut(file, "of broken links", error, damaged=True)
     if not file.stat().st_size:
         return LeftOut(file, "empty", f"{file}: the file is empty; {AGAIN}", damaged=True)
     series = None
@@ -86,9 +89,10 @@ def _known(series: Series | None) -> str | None:
 def _series(header: pydicom.Dataset) -> Series:
     """Return the series that a header names."""
     study = (str(header.get("StudyInstanceUID") or ""), str(header.get("StudyDate") or ""))
+    number = header.get("SeriesNumber")
     return Series(
         uid=str(header.get("SeriesInstanceUID") or UNNAMED),
-        number=f"{header.get('SeriesNumber') or '?'}",
+        number="?" if number is None else str(number),
         description=" ".join(str(header.get("SeriesDescription") or "").split()),
         study=study,
         patient=str(header.get("PatientID") or ""),

@@ -178,9 +178,10 @@ def notes_of(layout: Layout, images: Sequence[Image]) -> list[str]:
             f"{'; '.join(gaps[:3])}{more}; missing slices are in no volume, and the mask has empty "
             f"planes for them; {AGAIN}"
         )
-    if layout.uneven:
+    beside = layout.off > OFF_GRID * layout.usual
+    if layout.uneven or beside:
         off = ""
-        if layout.off > OFF_GRID * layout.usual:
+        if beside:
             off = f", in which positions are off by up to {layout.off:.2g} mm"
         regular = [d for i, d in enumerate(distances) if i not in layout.gaps]
         notes.append(

@@ -14,6 +14,8 @@ HIDDEN = (".", "__MACOSX")  # how the names of hidden files and folders begin
 def walk(folder: Path) -> Iterator[Path]:
     """List the files of a folder and its subfolders, sorted, without hidden ones.
 
+    Links to files that are not there are listed too, so that none is lost unnoticed.
+
     Args:
         folder: the folder.
 
@@ -30,7 +32,7 @@ def walk(folder: Path) -> Iterator[Path]:
                 continue
             if entry.is_dir():
                 yield from inside(entry, above | {real})
-            elif entry.is_file():
+            elif entry.is_file() or entry.is_symlink():
                 yield entry
 
     return inside(folder, frozenset())

@@ -205,3 +205,20 @@ def test_a_private_element_in_the_middle_changes_nothing(tmp_path):
         made.update(private)
         write(made, folder / f"{number}")
     np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS)
+
+
+def test_links_to_slices_that_are_not_there_are_not_lost(tmp_path):
+    """As git-annex and DataLad leave files that were not fetched."""
+    folder = series(tmp_path / "case")
+    (folder / "README.md").symlink_to(tmp_path / "absent")
+    scan = read_scan(folder)
+    assert scan.notes == ("1 file left out: 1 of broken links (README.md)",)
+    (folder / "IM9").unlink()
+    (folder / "IM9").symlink_to(tmp_path / "absent")
+    refused(read_dicom, folder, "IM9: is a link to a file that is not there", "fetch it")
+
+
+def test_series_number_0_is_a_number(tmp_path):
+    folder = series(tmp_path / "case", SeriesNumber=0)
+    series(folder, names=["B1", "B2", "B3", "B4"], SeriesInstanceUID=OTHER, SeriesNumber=8)
+    np.testing.assert_array_equal(read_scan(folder, series="0").voxels, VOXELS)
