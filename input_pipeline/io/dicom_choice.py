@@ -105,12 +105,12 @@ def choose_acquisition(
 ) -> list[Image]:
     """Return the slices of one acquisition of a series.
 
-    A series has several if slices at one position differ and a tag tells them apart, or if slices
-    of several acquisition numbers lie between one another.
+    A series has several if its slices differ in geometry, or at one position, and a tag tells them
+    apart; or if slices of several acquisition numbers lie between one another.
 
     Args:
         path: file or folder, for messages.
-        images: slices of one series and geometry, sorted by position.
+        images: slices of one series, sorted by position.
         wanted: number of the acquisition; None if there is only one.
         differ: says whether slices at one position differ.
 
@@ -119,7 +119,7 @@ def choose_acquisition(
     """
     found: dict[str, tuple[str, list[Image]]] = {}
     groups = places(images)
-    if differ(groups):
+    if len(kinds_of(images)) > 1 or differ(groups):
         found = _apart(images)
     elif _interleaved([group[0] for group in groups]):
         found = _by_value(images, *TAGS[0])
@@ -157,6 +157,32 @@ def places(images: Sequence[Image]) -> list[list[Image]]:
         else:
             groups.append([image])
     return groups
+
+
+def kinds_of(images: Sequence[Image]) -> list[list[Image]]:
+    """Group slices by size, spacing and orientation, the largest group first.
+
+    Args:
+        images: slices, in any order.
+    """
+    kinds: list[list[Image]] = []
+    for image in images:
+        for kind in kinds:
+            if _fits(image, kind[0]):
+                kind.append(image)
+                break
+        else:
+            kinds.append([image])
+    return sorted(kinds, key=len, reverse=True)
+
+
+def _fits(image: Image, other: Image) -> bool:
+    """Return whether two slices have the same size, spacing and orientation."""
+    return (
+        image.shape == other.shape
+        and np.allclose(image.spacing, other.spacing, rtol=1e-3)
+        and np.allclose(image.directions, other.directions, atol=1e-2)
+    )
 
 
 def _apart(images: Sequence[Image]) -> dict[str, tuple[str, list[Image]]]:
@@ -201,7 +227,7 @@ def _by_order(images: Sequence[Image], name: str, title: str) -> dict[str, tuple
             return {}
         before = _number(values[-1])[0]
         found[str(count)] = (f"{title} {values[0]} to {values[-1]}", list(slices))
-    return found
+    return found if all(_is_stack(slices) for _, slices in found.values()) else {}
 
 
 def _interleaved(images: Sequence[Image]) -> bool:
@@ -219,10 +245,9 @@ def _interleaved(images: Sequence[Image]) -> bool:
 
 
 def _is_stack(images: Sequence[Image]) -> bool:
-    """Say whether slices, sorted by position, are several and have a position each."""
-    return len(images) > 1 and all(
-        len({image.key for image in group}) == 1 for group in places(images)
-    )
+    """Say whether slices, sorted by position, are several, of one kind, and at a place each."""
+    alone = all(len({image.key for image in group}) == 1 for group in places(images))
+    return len(images) > 1 and alone and len(kinds_of(images)) == 1
 
 
 def _listed(found: Sequence[Sequence[Image]]) -> str:

@@ -10,6 +10,7 @@ from input_pipeline.io.dicom_choice import (
     MOST_SCOUTS,
     SCOUT_DEGREES,
     choose_acquisition,
+    kinds_of,
     places,
     split_wanted,
 )
@@ -55,10 +56,10 @@ def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     notes: list[str] = []
     images = find_slices(path, series, notes)
     _, acquisition = split_wanted(series, images)
-    images = _without_scouts(images, path, notes)
-    images = sorted(images, key=lambda image: image.height)
+    images = sorted(_without_scouts(images, notes), key=lambda image: image.height)
     pixels = PixelReader()
     images = choose_acquisition(path, images, acquisition, lambda groups: _differ(groups, pixels))
+    _check_kind(images, path)
     groups = places(images)
     first = [group[0] for group in groups]
     scan = _placed(_read_stack(groups, pixels, path, notes), first, path, notes)
@@ -66,19 +67,11 @@ def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     return scan
 
 
-def _without_scouts(images: list[Image], path: Path, notes: list[str]) -> list[Image]:
-    """Return the slices without unmarked localisers, and check that they have one geometry."""
-    kinds: list[list[Image]] = []
-    for image in images:
-        for kind in kinds:
-            if _fits(image, kind[0]):
-                kind.append(image)
-                break
-        else:
-            kinds.append([image])
-    kinds.sort(key=len, reverse=True)
-    main, kept = kinds[0], [kinds[0]]
-    for kind in kinds[1:]:
+def _without_scouts(images: list[Image], notes: list[str]) -> list[Image]:
+    """Return the slices without unmarked localisers."""
+    main, *others = kinds_of(images)
+    kept = list(main)
+    for kind in others:
         angle = np.degrees(np.arccos(min(1.0, abs(kind[0].normal @ main[0].normal))))
         if angle > SCOUT_DEGREES and len(kind) <= MOST_SCOUTS < len(main):
             notes.append(
@@ -86,33 +79,29 @@ def _without_scouts(images: list[Image], path: Path, notes: list[str]) -> list[I
                 f"to the other slices)"
             )
         else:
-            kept.append(kind)
-    if len(kept) > 1:
+            kept += kind
+    return kept
+
+
+def _check_kind(images: Sequence[Image], path: Path) -> None:
+    """Check that slices have one geometry, and that all lack the same tags."""
+    kinds = kinds_of(images)
+    if len(kinds) > 1:
         described = "; ".join(
             f"{len(kind)} of {kind[0].shape[0]} x {kind[0].shape[1]} pixels of "
             f"{kind[0].spacing[0]:g} x {kind[0].spacing[1]:g} mm such as {kind[0].name}"
-            for kind in kept
+            for kind in kinds
         )
         raise ValueError(
             f"{path}: one series with slices of different size, spacing or orientation, expected "
             f"one stack; remove all but one kind: {described}"
         )
-    if len({image.assumed for image in main}) > 1:
-        odd = min(main, key=lambda image: -len(image.assumed))
+    if len({image.assumed for image in images}) > 1:
+        odd = min(images, key=lambda image: -len(image.assumed))
         raise ValueError(
             f"{odd.path}: has no {', '.join(odd.assumed)}, expected these as in the other slices; "
             f"remove it, or export it again"
         )
-    return main
-
-
-def _fits(image: Image, other: Image) -> bool:
-    """Return whether two slices have the same size, spacing and orientation."""
-    return (
-        image.shape == other.shape
-        and np.allclose(image.spacing, other.spacing, rtol=1e-3)
-        and np.allclose(image.directions, other.directions, atol=1e-2)
-    )
 
 
 def _differ(groups: Sequence[Sequence[Image]], pixels: PixelReader) -> bool:

@@ -129,3 +129,15 @@ def test_a_colon_in_a_description_is_no_acquisition(tmp_path):
     folder = series(tmp_path / "case", SeriesDescription="phase:2")
     series(folder, names=list("abcd"), SeriesInstanceUID=OTHER, SeriesNumber=9)
     np.testing.assert_array_equal(read_scan(folder, series="Phase:2").voxels, VOXELS)
+
+
+@pytest.mark.parametrize("tags", [{"PixelSpacing": [0.8, 0.8]}, {"Rows": 4, "Columns": 6}])
+def test_acquisitions_of_another_geometry_can_be_chosen(tmp_path, tags):
+    folder = series(tmp_path / "case", AcquisitionNumber=1)
+    other = SECOND[:, : tags.get("Rows", 5)]
+    for k, values in enumerate(other):
+        made = dataset(values, above(k), AcquisitionNumber=2, **tags)
+        write(made, folder / f"B{k}")
+    refused(read_dicom, folder, "--series 3:1 (acq", "--series 3:2 (acquisition number 2, 4 sl")
+    np.testing.assert_array_equal(read_scan(folder, series="3:1").voxels, VOXELS)
+    np.testing.assert_array_equal(read_scan(folder, series="3:2").voxels, other)
