@@ -5,8 +5,12 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
+from configs import covid_semiseg
 from launch import cli, lung_masks
+from ssa_jax.experiment.settings import Settings
+from ssa_jax.experiment.workdir import save_settings
 from tests.input_pipeline.io.test_dicom import dataset, write
 from tests.input_pipeline.io.test_dicom_export import OTHERS
 from tests.launch.test_predict_scans import run as predict
@@ -182,3 +186,27 @@ def test_a_tree_of_scans_and_a_preview(tmp_path, capsys, phantom, workdir):
     assert status == 0
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
         "p1.nii.gz", "p2.nii.gz", "volumes.csv"]  # fmt: skip
+
+
+def test_a_network_of_pictures_reads_the_scan_and_not_its_preview(
+    tmp_path, capsys, phantom, workdir
+):
+    config = covid_semiseg.get_config()
+    config.data.update({"image_size": 128, "lung_mask": "threshold"})
+    save_settings(Settings.from_config(config), tmp_path / "grey")
+    folder = export(tmp_path / "case", phantom.voxels)
+    Image.new("L", (64, 64)).save(folder / "preview.jpg")
+    nifti = tmp_path / "nifti"
+    nifti.mkdir()
+    affine = np.diag([DZ, -3, -3, 1])[[2, 1, 0, 3]]
+    nib.save(nib.Nifti1Image(phantom.voxels, affine), nifti / "scan.nii.gz")
+    Image.new("L", (64, 64)).save(nifti / "scan_preview.png")
+    for number, source in enumerate((folder, nifti)):
+        out = tmp_path / f"o{number}"
+        options = ["--workdir", tmp_path / "grey", "--out", out, "--quiet", "--no-pictures"]
+        options += ["--intensity", "hu"]
+        status, _, errors = predict(capsys, *options, source)
+        assert status == 0, errors
+        assert "preview" in errors
+        names = sorted(path.name for path in out.iterdir())
+        assert names == [("case.nii.gz", "scan.nii.gz")[number], "volumes.csv"]

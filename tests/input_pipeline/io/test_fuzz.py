@@ -15,6 +15,7 @@ import io
 import struct
 import time
 import warnings
+import zipfile
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +25,7 @@ from PIL import Image
 
 from input_pipeline.io.read import read_scan
 from input_pipeline.io.scan import SPACING_MM, to_file_grid
-from tests.input_pipeline.io.test_dicom import ORIGIN, dataset, write
+from tests.input_pipeline.io.test_dicom import ORIGIN, dataset, series, write
 from tests.input_pipeline.io.test_dicom_compressed import WAVES, jpeg_slice
 from tests.input_pipeline.io.test_dicom_enhanced import enhanced, frames_of
 from tests.input_pipeline.io.test_scan import VOXELS, affine_of, stored
@@ -217,6 +218,21 @@ def test_enhanced_dicom(tmp_path, capfd):
         return scan.voxels.shape[0] <= 4
 
     fuzz(path, sound, same, capfd, head=len(sound) - VOXELS.nbytes, files=FILES // 2)
+
+
+def test_zip(tmp_path, capfd):
+    """Files of an archive have checksums; a damaged list of files may lack some."""
+    file = io.BytesIO()
+    folder = series(tmp_path / "case")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(folder.iterdir()):
+            packed.write(path, path.name)
+    whole = {values.tobytes() for values in VOXELS}
+
+    def same(scan, data):
+        return {np.ascontiguousarray(values).tobytes() for values in scan.voxels} <= whole
+
+    fuzz(tmp_path / "a.zip", file.getvalue(), same, capfd, head=60, files=FILES // 2)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
