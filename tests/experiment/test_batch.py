@@ -72,9 +72,8 @@ def test_bad_inputs_are_listed_and_tried_again(tmp_path, capsys):
         runs.run()
     head, *lines = str(failed.value).splitlines()
     assert head.startswith(f"2 of 4 inputs failed, see {runs.out / 'errors.csv'}; the same")
-    assert (
-        lines == [f"  {runs.inputs[n]}: is bad, expected good; mend it" for n in runs.inputs][1:3]
-    )
+    paths = list(runs.inputs.values())
+    assert lines == [f"  {path}: is bad, expected good; mend it" for path in paths[1:3]]
     assert [Path(row["file"]).name for row in table(runs.out / "sizes.csv")] == ["a.txt", "d.txt"]
     assert [row["error"] for row in table(runs.out / "errors.csv")] == [
         "is bad, expected good; mend it"
@@ -173,16 +172,21 @@ def test_twelve_scans_three_bad_killed_twice(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(12):
-        image = nib.Nifti1Image(phantom.voxels.transpose(2, 1, 0), affine)
+        image = nib.Nifti1Image(phantom.voxels[18:30].transpose(2, 1, 0), affine)
         path = folder / f"s{number:02d}.nii.gz"
         nib.save(image, path)
         if number in (2, 5, 11):
             path.write_bytes(path.read_bytes()[:2000])
 
     def start(out: Path) -> subprocess.Popen:
-        command = [sys.executable, "-m", "launch.lung_masks", "--intensity", "hu", "--out", out]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([*command, folder], cwd=ROOT, text=True, **pipes)
+        flags = ["--intensity", "hu", "--out", str(out), str(folder)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "launch.lung_masks", *flags],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def masks() -> int:
         return len(list((tmp_path / "out").glob("s*.nii.gz")))
