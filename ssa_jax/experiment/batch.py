@@ -6,7 +6,7 @@ command goes on with what is missing, even after it was killed.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,15 +46,15 @@ class Finished(NamedTuple):
     """The result of one input.
 
     Attributes:
-        row: of the table.
+        rows: of the table.
         files: names of the files in the folder of results.
         save: writes them.
         line: says it to the user; '' says nothing.
     """
 
-    row: Mapping[str, Any]
-    files: tuple[str, ...]
-    save: Callable[[], None]
+    rows: Sequence[Mapping[str, Any]]
+    files: tuple[str, ...] = ()
+    save: Callable[[], None] = lambda: None
     line: str = ""
 
 
@@ -72,6 +72,7 @@ class Batch:
         record_name: file of the record in `out`.
         table: name of the table in `out`, without its suffix.
         options: see `RunOptions`.
+        also: second file of an input by the name of its result, whose change counts too.
 
     Raises:
         FileExistsError: `out` holds other files and no results.
@@ -88,11 +89,13 @@ class Batch:
         record_name: str,
         table: str,
         options: RunOptions,
+        also: Mapping[str, Path] | None = None,
     ) -> None:
         part, parts = options.shard
         self._out = out
         self._suffix = "" if parts == 1 else f".{part}-of-{parts}"
         self._table = table
+        self._also = also or {}
         self._overwrite = options.overwrite
         self._failed: dict[Path, str] = {}
         if options.overwrite and (out / record_name).exists():
@@ -103,6 +106,12 @@ class Batch:
         self._own = dict(list(inputs.items())[part - 1 :: parts])
         self.missing = {n: path for n, path in self._own.items() if not self._holds(n, path)}
         self.done = len(self._own) - len(self.missing)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of all finished inputs, or of those of the shard, sorted by the inputs' names."""
+        mine = (name for name in self._entries if not self._suffix or name in self._own)
+        return [row for name in sorted(mine) for row in self._entries[name]["rows"]]
 
     def knows(self, name: str) -> bool:
         """Return whether a run made, or with `overwrite` is to make, the result of this name.
@@ -115,28 +124,26 @@ class Batch:
     def each(
         self, work: Callable[[str, Path], Finished], *, echo: Callable[[str], Any] = print
     ) -> None:
-        """Do what is missing, input by input, and end as `finish` does.
+        """Do what is missing, input by input.
 
         Args:
             work: from the name and path of an input to its result, which is not written yet.
             echo: prints a line about the run.
 
         Raises:
-            InputsFailed: see `finish`.
             OSError: a result cannot be written.
         """
-        with self.finish():
-            if self.done:
-                echo(f"{self._out}: holds {self.done} of {len(self.missing) + self.done} already")
-            for number, (name, path) in enumerate(self.missing.items(), start=1):
-                try:
-                    result = work(name, path)
-                except INPUT_ERRORS as error:
-                    self.fail(path, error)
-                    continue
-                self.add(name, result)
-                if result.line:
-                    echo(f"[{number}/{len(self.missing)}] {path}: {result.line}")
+        if self.done:
+            echo(f"{self._out}: holds {self.done} of {len(self.missing) + self.done} already")
+        for number, (name, path) in enumerate(self.missing.items(), start=1):
+            try:
+                result = work(name, path)
+            except INPUT_ERRORS as error:
+                self.fail(path, error)
+                continue
+            self.add(name, result)
+            if result.line:
+                echo(f"[{number}/{len(self.missing)}] {path}: {result.line}")
 
     def add(self, name: str, result: Finished) -> None:
         """Write a result, and note that it is done.
@@ -150,8 +157,8 @@ class Batch:
         """
         result.save()
         path = self._own[name]
-        entry: dict[str, Any] = {"name": name, "input": str(path), "stamp": _stamp(path)}
-        entry |= {"files": list(result.files), "row": dict(result.row)}
+        entry: dict[str, Any] = {"name": name, "input": str(path), "stamp": self._stamp(name, path)}
+        entry |= {"files": list(result.files), "rows": [dict(row) for row in result.rows]}
         append_line(self._journal, json.dumps(entry))
         self._entries[name] = entry
 
@@ -209,7 +216,15 @@ class Batch:
                 f"{self._out}: holds {name} of {entry['input']}, expected that of {path}; name "
                 "another --out folder, or start anew with --overwrite"
             )
-        return entry["stamp"] == _stamp(path)
+        return entry["stamp"] == self._stamp(name, path)
+
+    def _stamp(self, name: str, path: Path) -> list[int]:
+        """Return what changes when an input changes: bytes in all, and time of the last change."""
+        also = self._also.get(name)
+        sources = [path] if also is None or not also.exists() else [path, also]
+        files = [file for source in sources for file in _files(source)]
+        states = [file.stat() for file in files]
+        return [sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
 
     def _clear(self) -> None:
         """Remove the results of earlier runs."""
@@ -228,9 +243,7 @@ class Batch:
 
     def _write_tables(self) -> None:
         """Write the rows of all results, and those of the failures."""
-        mine = (name for name in self._entries if not self._suffix or name in self._own)
-        rows = [self._entries[name]["row"] for name in sorted(mine)]
-        write_table(self._out / f"{self._table}{self._suffix}.csv", rows)
+        write_table(self._out / f"{self._table}{self._suffix}.csv", self.rows)
         errors = self._out / f"{ERRORS}{self._suffix}.csv"
         if self._failed:
             write_table(errors, [{"file": str(p), "error": e} for p, e in self._failed.items()])
@@ -260,14 +273,12 @@ def print_notes(path: Path, notes: Iterable[str]) -> None:
         print(f"{path}: {note}", file=sys.stderr)
 
 
-_KEYS = ("name", "input", "stamp", "files", "row")
+_KEYS = ("name", "input", "stamp", "files", "rows")
 
 
-def _stamp(path: Path) -> list[int]:
-    """Return the size and the time of the last change of a file, or of all files of a folder."""
-    files: Iterable[Path] = sorted(path.rglob("*")) if path.is_dir() else [path]
-    states = [file.stat() for file in files]
-    return [sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
+def _files(path: Path) -> list[Path]:
+    """List a file, or a folder with all that it holds."""
+    return [path, *path.rglob("*")] if path.is_dir() else [path]
 
 
 def _keep_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -140,17 +140,18 @@ def find_lungs(
         target = out / name
         if target.exists() and not batch.knows(name):  # made by hand or by an older version
             there = read_labels(target, (0, 1, 2))
-            row = _volumes(there.voxels, there) | {"notes": "the mask was there already"}
-            return Finished({"file": str(path)} | row, (name,), lambda: None, _in_words(row))
+            row = _volumes(path, there.voxels, there) | {"notes": "the mask was there already"}
+            return Finished([row], (name,), line=_in_words(row))
         scan = read(path)
         print_notes(path, scan.notes)
         _check(scan, path)
         labels = source.labels(scan, name)
-        row = _volumes(labels, scan) | {"notes": "; ".join(scan.notes)}
+        row = _volumes(path, labels, scan) | {"notes": "; ".join(scan.notes)}
         save = partial(write_nifti_mask, target, labels, scan)
-        return Finished({"file": str(path)} | row, (name,), save, _in_words(row))
+        return Finished([row], (name,), save, _in_words(row))
 
-    batch.each(find, echo=echo)
+    with batch.finish():
+        batch.each(find, echo=echo)
 
 
 def _finder(method: str, weights: Path | None) -> Callable[[Scan], np.ndarray]:
@@ -189,10 +190,10 @@ def _check(scan: Scan, path: Path) -> None:
         )
 
 
-def _volumes(labels: np.ndarray, scan: Scan) -> dict[str, Any]:
-    """Measure the volumes of the lungs, in mL."""
+def _volumes(path: Path, labels: np.ndarray, scan: Scan) -> dict[str, Any]:
+    """Return a row of `lungs.csv`: the file, and the volumes of its lungs in mL."""
     counts = np.bincount(labels.ravel(), minlength=3) * millilitres(scan.spacing)
-    return {
+    return {"file": str(path)} | {
         f"{side}_lung_ml": round(float(volume), DECIMALS)
         for side, volume in zip(("right", "left"), counts[1:], strict=True)
     }

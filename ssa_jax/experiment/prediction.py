@@ -82,6 +82,7 @@ def predict_scans(
         record_name=RECORD,
         table=SCANS_TABLE,
         options=wanted.run,
+        also={name: source.folder / name for name in scans} if source.folder else None,
     )
 
     def segment(name: str, path: Path) -> Finished:
@@ -92,9 +93,10 @@ def predict_scans(
         row |= {"network": str(net.provenance), "notes": "; ".join(result.notes)}
         montage = (f"{name.removesuffix('.nii.gz')}.png",) if result.pictures else ()
         save = partial(_save_scan, result, out, name, montage, net.class_names)
-        return Finished(row, (name, *montage), save, in_words(row, net.class_names))
+        return Finished([row], (name, *montage), save, in_words(row, net.class_names))
 
-    batch.each(segment, echo=echo)
+    with batch.finish():
+        batch.each(segment, echo=echo)
 
 
 def predict_pictures(
@@ -133,6 +135,7 @@ def predict_pictures(
         record_name=RECORD,
         table=PICTURES_TABLE,
         options=wanted.run,
+        also={output_names(p)[0]: _lung_file(lungs, p) for p in paths} if lungs else None,
     )
     with batch.finish(), progress(len(batch.missing), quiet=wanted.quiet) as bar:
         slices = _usable(batch, lungs, preprocessing)
@@ -194,8 +197,13 @@ def _usable(batch: Batch, lungs: Path | None, preprocessing: Any) -> PictureSlic
 
 
 def _picture_slices(paths: Sequence[Path], lungs: Path | None, preprocessing: Any) -> PictureSlices:
-    files = None if lungs is None else [lungs / f"{path.stem}.png" for path in paths]
+    files = None if lungs is None else [_lung_file(lungs, path) for path in paths]
     return PictureSlices(paths, preprocessing, files)
+
+
+def _lung_file(lungs: Path, picture: Path) -> Path:
+    """Return the file of a picture's lung mask."""
+    return lungs / f"{picture.stem}.png"
 
 
 def _finished_picture(
@@ -215,4 +223,4 @@ def _finished_picture(
             write_bytes(out / overlay, png_bytes(sheet))
 
     row = lesion_areas(prediction, net.class_names) | {"network": str(net.provenance)}
-    return Finished(row, names, save)
+    return Finished([row], names, save)

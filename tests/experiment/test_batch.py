@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline.files import read_lines
+from input_pipeline.files import read_lines, write_text
 from ssa_jax.experiment.batch import JOURNAL, Batch, Finished, InputsFailed, RunOptions
 from tests.support import ROOT
 from tests.support.phantom_chest import SPACING, chest
@@ -38,7 +38,7 @@ class Counting:
             path.write_text(name * 3)
         self.read: list[str] = []
 
-    def batch(self, record=RECORD, **options) -> Batch:
+    def batch(self, record=RECORD, also=None, **options) -> Batch:
         return Batch(
             self.out,
             self.inputs,
@@ -46,6 +46,7 @@ class Counting:
             record_name="record.json",
             table="sizes",
             options=RunOptions(**options),
+            also=also,
         )
 
     def work(self, batch: Batch, name: str, path: Path) -> Finished:
@@ -53,14 +54,19 @@ class Counting:
         text = path.read_text()
         if text == "bad":
             raise ValueError(f"{path}: is bad, expected good; mend it")
-        save = partial((self.out / name).write_text, text)
-        return Finished({"file": str(path), "size": len(text)}, (name,), save, "done")
+        return Finished(
+            [{"file": str(path), "size": len(text)}],
+            (name,),
+            lambda: write_text(self.out / name, text),
+            "done",
+        )
 
     def run(self, **options) -> list[str]:
         """Run, and return what was read."""
         self.read = []
         batch = self.batch(**options)
-        batch.each(partial(self.work, batch), echo=lambda line: None)
+        with batch.finish():
+            batch.each(partial(self.work, batch), echo=lambda line: None)
         return self.read
 
 
@@ -96,6 +102,12 @@ def test_a_changed_input_or_a_lost_result_is_done_again(tmp_path):
     (runs.out / "c.txt").unlink()
     assert runs.run() == ["b.txt", "c.txt"]
     assert [row["size"] for row in table(runs.out / "sizes.csv")] == ["15", "18", "15"]
+    lung = tmp_path / "lung"
+    lung.write_text("mask")
+    assert runs.run(also={"a.txt": lung}) == ["a.txt"]
+    lung.write_text("another mask")
+    assert runs.run(also={"a.txt": lung}) == ["a.txt"]
+    assert runs.run(also={"a.txt": lung}) == []
 
 
 def test_overwrite_starts_anew(tmp_path):
@@ -156,7 +168,7 @@ def test_a_result_that_cannot_be_written_stops_the_run(tmp_path):
         def save():
             raise OSError(28, "No space left on device")
 
-        return Finished({}, (name,), save)
+        return Finished([{}], (name,), save)
 
     with pytest.raises(OSError, match="No space left"):
         batch.each(full, echo=lambda line: None)
