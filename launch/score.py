@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--tolerance", type=float, default=3.0, help="of NSD, mm [3]")
     parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
     score_folders(
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> None:
         tolerance=options.tolerance,
         out=options.out,
         options=RunOptions(options.overwrite, options.shard),
+        quiet=options.quiet,
         echo=partial(print, flush=True),
     )
 

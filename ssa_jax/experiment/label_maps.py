@@ -15,6 +15,7 @@ from input_pipeline.io.read import read_mask
 from ssa_jax.evaluation.metrics import CaseMetrics, CaseRow, case_rows
 from ssa_jax.evaluation.summary import format_table, summarize
 from ssa_jax.experiment.batch import Batch, Finished, RunOptions
+from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.settings import CLASS_NAMES
 
 SUFFIXES = (*NIFTI, ".png")
@@ -90,6 +91,7 @@ def score_folders(
     tolerance: float,
     out: Path | None,
     options: RunOptions,
+    quiet: bool,
     echo: Callable[[str], Any],
 ) -> None:
     """Score the label maps of a folder against the truth of equal names, and print the table.
@@ -102,6 +104,7 @@ def score_folders(
         out: folder for `metrics.json` and `cases.csv`: new, empty, or of the same command, which
             goes on; None writes nothing.
         options: see `RunOptions`.
+        quiet: show no progress.
         echo: prints the table, without `paper_compat`, which needs probabilities.
 
     Raises:
@@ -134,9 +137,10 @@ def score_folders(
                 spacing=pair.spacing,
                 tolerance=tolerance,
             )
+            bar.update()
             return Finished(cast("list[dict[str, Any]]", rows))
 
-        with batch.finish():
+        with batch.finish(), progress(len(batch.missing), quiet=quiet) as bar:
             batch.each(measure, echo=echo)
             if batch.rows:
                 summary = summarize(cast("list[CaseRow]", batch.rows))
