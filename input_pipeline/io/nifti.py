@@ -18,6 +18,7 @@ from input_pipeline.io.scan import Scan, Stack, axes_affine, grid_shape, oriente
 
 SUFFIXES = (".nii", ".nii.gz")
 GZIP = b"\x1f\x8b"
+DESCRIPTION_BYTES = 79  # of a NIfTI header, without the 0 at the end
 LABEL_TOLERANCE = 0.01  # from a whole number, of a stored label
 MOST_DEFLATED = 1032  # deflate cannot compress by a larger factor
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # in each NIfTI unit; unknown counts as mm
@@ -118,13 +119,14 @@ def read_nibabel(
     )
 
 
-def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
+def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan, description: str = "") -> None:
     """Write a mask as a uint8 NIfTI label map on the grid of its scan, completely or not at all.
 
     Args:
         path: the file, .nii.gz (compressed) or .nii.
         mask: `[slices, rows, columns]` as `scan.voxels`, whole numbers 0 to 255.
         scan: the scan that the mask belongs to, see `nifti_mask`.
+        description: text for the header, cut to its 79 bytes.
 
     Raises:
         ValueError: the path has another suffix, or the mask does not fit the scan.
@@ -133,6 +135,7 @@ def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"{path}: has the suffix {path.suffix!r}, expected .nii or .nii.gz")
     image = nifti_mask(mask, scan)
+    image.header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_BYTES]
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             # No name and no time inside: equal masks give equal files.

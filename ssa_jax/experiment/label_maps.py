@@ -1,21 +1,25 @@
 """Scores of label maps of any program against the truth: files of equal names, or two arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from input_pipeline.files import atomic_directory, require_empty, write_json, write_table
+from input_pipeline.files import write_json
 from input_pipeline.io.nifti import SUFFIXES as NIFTI
 from input_pipeline.io.nifti import read_labels, same_grid
 from input_pipeline.io.read import read_mask
 from ssa_jax.evaluation.metrics import CaseMetrics, CaseRow, case_rows
-from ssa_jax.evaluation.summary import summarize
+from ssa_jax.evaluation.summary import format_table, summarize
+from ssa_jax.experiment.batch import Batch, Finished, RunOptions
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.settings import CLASS_NAMES
 
 SUFFIXES = (*NIFTI, ".png")
+RECORD = "score.json"  # what the scores in a folder are of
 
 
 class Pair(NamedTuple):
@@ -80,34 +84,51 @@ def score(
 
 
 def score_folders(
-    pred: Path, truth: Path, *, task: str, tolerance: float, out: Path | None, quiet: bool
-) -> dict[str, Any]:
-    """Score the label maps of a folder against the truth of equal names.
+    pred: Path,
+    truth: Path,
+    *,
+    task: str,
+    tolerance: float,
+    out: Path | None,
+    options: RunOptions,
+    quiet: bool,
+    echo: Callable[[str], Any],
+) -> None:
+    """Score the label maps of a folder against the truth of equal names, and print the table.
 
     Args:
         pred: folder of predictions, NIfTI or PNG.
         truth: folder of true label maps.
         task: 'binary' counts every label above 0 as lesion; 'multiclass' distinguishes 1 and 2.
         tolerance: of NSD, in mm (or pixels).
-        out: folder for `metrics.json` and `cases.csv`, new or empty; None writes nothing.
+        out: folder for `metrics.json` and `cases.csv`: new, empty, or of the same command, which
+            goes on; None writes nothing.
+        options: see `RunOptions`.
         quiet: show no progress.
-
-    Returns:
-        The summary of `summary.summarize`, without `paper_compat`, which needs probabilities.
+        echo: prints the table, without `paper_compat`, which needs probabilities.
 
     Raises:
-        ValueError: label maps without a partner, unknown labels or different grids.
-        FileExistsError: `out` is not empty.
-        OSError: a file cannot be read or written.
+        InputsFailed: some label maps have unknown labels or different grids; the others are scored.
+        ValueError: label maps without a partner, or `out` is of another command.
+        FileExistsError: `out` holds other files.
+        OSError: a file cannot be written.
     """
-    if out is not None:
-        require_empty(out, "--out")
-    cases = find_pairs(pred, truth)
-    rows: list[CaseRow] = []
-    with progress(len(cases), quiet=quiet) as bar:
-        for name, files in cases.items():
-            pair = read_pair(*files, task)
-            rows += case_rows(
+    pairs = find_pairs(pred, truth)
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(TemporaryDirectory()))
+        batch = Batch(
+            folder,
+            {name: prediction for name, (_, prediction) in pairs.items()},
+            record={"truth": str(truth.resolve()), "task": task, "tolerance": tolerance},
+            record_name=RECORD,
+            table="cases",
+            options=options,
+            also={name: true for name, (true, _) in pairs.items()},
+        )
+
+        def measure(name: str, prediction: Path) -> Finished:
+            pair = read_pair(pairs[name][0], prediction, task)
+            rows = case_rows(
                 pair.truth,
                 pair.prediction,
                 case=name,
@@ -117,12 +138,14 @@ def score_folders(
                 tolerance=tolerance,
             )
             bar.update()
-    summary = summarize(rows)
-    if out is not None:
-        with atomic_directory(out) as folder:
-            write_table(folder / "cases.csv", rows)
-            write_json(folder / "metrics.json", summary)
-    return summary
+            return Finished(cast("list[dict[str, Any]]", rows))
+
+        with batch.finish(), progress(len(batch.missing), quiet=quiet) as bar:
+            batch.each(measure, echo=echo)
+            if batch.rows:
+                summary = summarize(cast("list[CaseRow]", batch.rows))
+                write_json(folder / "metrics.json", summary)
+                echo(format_table(summary))
 
 
 def find_pairs(pred: Path, truth: Path) -> dict[str, tuple[Path, Path]]:

@@ -8,7 +8,7 @@ import numpy as np
 from input_pipeline.io.scan import Scan
 from ssa_jax.evaluation.scoring import SlicePrediction
 
-DECIMALS = 6  # of volumes in mL
+DECIMALS = 1  # of volumes in a table, in mL
 
 
 def lesion_volumes(
@@ -53,6 +53,15 @@ def lesion_volumes(
         row[f"{name}_share_of_lung"] = _share(right + left, lungs[1] + lungs[2])
         row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
         row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
+    return row
+
+
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with its volumes rounded to 0.1 mL, as the table shows them.
+
+    Args:
+        row: of `lesion_volumes`.
+    """
     return {
         name: round(float(value), DECIMALS) if name.endswith("_ml") else value
         for name, value in row.items()
@@ -143,8 +152,8 @@ def missing_lung(lung: np.ndarray, scan: Scan) -> tuple[int, float]:
     return len(empty), total / 1000
 
 
-def missing_note(lung: np.ndarray, scan: Scan) -> str:
-    """Return a sentence on the lung where slices are missing; '' if there is none.
+def missing_note(lung: np.ndarray, scan: Scan) -> list[str]:
+    """Return a sentence on the lung where slices are missing, or none.
 
     Args:
         lung: lung labels, see `missing_lung`.
@@ -152,11 +161,11 @@ def missing_note(lung: np.ndarray, scan: Scan) -> str:
     """
     planes, lost = missing_lung(lung, scan)
     if not lost:
-        return ""
-    return (
+        return []
+    return [
         f"slices are missing ({planes} planes of the mask are empty): about {lost:.0f} mL of the "
         f"lungs are not in the volumes"
-    )
+    ]
 
 
 def millilitres(spacing: tuple[float, float, float] | None) -> float:

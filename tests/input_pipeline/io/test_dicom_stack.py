@@ -106,7 +106,7 @@ def test_volumes_use_each_slices_own_extent(tmp_path):
     assert volume_ml(counts, scan) == pytest.approx(12 * extents * pixel)
     even = replace(scan, slice_mm=None)
     assert volume_ml(counts, even) == pytest.approx(12 * 6 * scan.spacing[0] * pixel)
-    assert missing_note(lung, scan) == ""
+    assert missing_note(lung, scan) == []
 
 
 def test_the_lung_in_missing_slices_is_estimated(tmp_path):
@@ -115,9 +115,9 @@ def test_the_lung_in_missing_slices_is_estimated(tmp_path):
     lung[1:, 1:3] = 1
     lung[3, 1:5] = 2
     volume = (12 + 24) / 2 * SPACING[1] * SPACING[2] * 100 / 1000
-    assert missing_note(lung, scan).endswith(f"about {volume:.0f} mL of the lungs are not in the "
-                                             f"volumes")  # fmt: skip
-    assert missing_note(np.zeros_like(lung), scan) == ""
+    (note,) = missing_note(lung, scan)
+    assert note.endswith(f"about {volume:.0f} mL of the lungs are not in the volumes")
+    assert missing_note(np.zeros_like(lung), scan) == []
 
 
 def test_one_line_for_all_gaps_and_one_for_uneven_steps(tmp_path):

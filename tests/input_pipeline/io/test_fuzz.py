@@ -22,6 +22,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import ImplicitVRLittleEndian
 
 from input_pipeline.io.read import read_scan
 from input_pipeline.io.scan import SPACING_MM, to_file_grid
@@ -160,7 +161,7 @@ def dicom_numbers(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = pydicom.dcmread(path)
-        syntax = made.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
+        syntax = made.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)  # the default
         order = "<" if syntax.is_little_endian else ">"
         kind = f"{order}{'ui'[made.PixelRepresentation]}{made.BitsAllocated // 8}"
         count = int(made.Rows) * int(made.Columns)
