@@ -7,6 +7,7 @@ import argparse
 import ast
 import ctypes
 import importlib
+import io
 import os
 import platform
 import signal
@@ -60,6 +61,8 @@ def main() -> NoReturn:
 def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     """Run a command and exit; SIGTERM interrupts it as Ctrl-C does, freed memory is kept.
 
+    Characters of a file's name that the terminal cannot show are printed as escapes.
+
     Args:
         command: the `main` of its module.
         arguments: the command line without the program's name.
@@ -68,6 +71,9 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
 
     from ssa_jax.training.loop import Interrupted, TrainingDiverged
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     tune_cpu_allocator()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     absl.logging.set_verbosity(absl.logging.ERROR)

@@ -1,6 +1,8 @@
 """From scan files to lung masks on disk: every orientation, the three methods, what is refused."""
 
 import json
+import os
+import subprocess
 import sys
 
 import nibabel as nib
@@ -10,7 +12,7 @@ import pytest
 from launch import cli
 from launch.lung_masks import main
 from ssa_jax.experiment import lung_masks
-from tests.support import lungmask_stand_in
+from tests.support import ROOT, lungmask_stand_in
 from tests.support.phantom_chest import SPACING, chest
 
 
@@ -151,3 +153,29 @@ def test_what_cannot_be_done_is_said(tmp_path, capsys, phantom):
         assert status == 2
         assert message in error, error
     assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "surroundings",
+    [{"PYTHONIOENCODING": "ascii"},
+     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)  # fmt: skip
+def test_names_survive_where_text_is_ascii(tmp_path, phantom, surroundings):
+    """A name in Latin-1 bytes and one in UTF-8, printed to a terminal that can show neither."""
+    names = [b"M\xfcller.nii.gz", "Müller.nii.gz".encode()]
+    folder = os.fsencode(tmp_path / "scans")
+    for name in names:
+        source = write(tmp_path / "scans" / "x.nii.gz", phantom.voxels[20:22], "LPS")
+        os.rename(source, os.path.join(folder, name))
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.lung_masks", "--out", tmp_path / "out", "--intensity", "hu",
+         tmp_path / "scans"],
+        cwd=ROOT, env=os.environ | surroundings, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [
+        *sorted(names),
+        b"lung_masks.json",
+    ]
+    assert done.stdout.count(b"right lung") == 2 and done.stdout.isascii()
