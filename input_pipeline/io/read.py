@@ -25,6 +25,7 @@ from input_pipeline.io.scan import (
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GREY_MODES = ("1", "L")
 COLOUR_MODES = ("P", "RGB", "RGBA", "LA")
+MOST_TINT = 2  # grey values between the channels of a grey picture; JPEG's chroma rounds by them
 INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -143,7 +144,8 @@ def read_npy(
 def read_image(path: Path) -> np.ndarray:
     """Read an 8-bit grey picture of one slice.
 
-    Colour files whose channels are equal count as grey.
+    Colour files whose channels differ by at most two grey values, as JPEG's compression makes them,
+    count as grey; their luminance (0.299 R + 0.587 G + 0.114 B, rounded) is read.
 
     Args:
         path: PNG or JPEG file.
@@ -160,7 +162,7 @@ def read_image(path: Path) -> np.ndarray:
     if picture.mode in GREY_MODES:
         return np.asarray(picture.convert("L"))
     if picture.mode in COLOUR_MODES:
-        return _equal_channels(picture, path)
+        return _luminance(picture, path)
     raise ValueError(
         f"{path}: pixels are {picture.mode!r}, expected an 8-bit grey picture; "
         f"save the slice as 8-bit grey with a lung window"
@@ -171,7 +173,8 @@ def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
     """Read a label mask.
 
     Pixels are class indices or palette indices (the colours of the palette do not matter). If
-    `labels` are 0 and 1, they may also be 0 and 255.
+    `labels` are 0 and 1, they may also be 0 and 255, and in a colour file within two grey values of
+    these. Class indices must be equal in all channels, as a tint would change them.
 
     Args:
         path: PNG file; a JPEG file is refused if its compression has changed a label.
@@ -190,7 +193,7 @@ def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
     elif picture.mode in ("L", "P", *INTEGER_MODES):
         mask = np.asarray(picture).astype(np.int64)
     elif picture.mode in COLOUR_MODES:
-        mask = _equal_channels(picture, path).astype(np.int64)
+        mask = _mask_of_colours(picture, path, set(labels) == {0, 1})
     else:
         raise ValueError(f"{path}: pixels are {picture.mode!r}, expected class indices in a PNG")
     found = set(np.unique(mask).tolist())
@@ -274,13 +277,29 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _equal_channels(picture: Image.Image, path: Path) -> np.ndarray:
+def _mask_of_colours(picture: Image.Image, path: Path, binary: bool) -> np.ndarray:
+    """Return the class indices of a colour picture; tinted black and white are 0 and 255."""
+    grey = _luminance(picture, path).astype(np.int64)
+    channels = np.asarray(picture.convert("RGB"))
+    if not np.ptp(channels, axis=-1).any():
+        return grey
+    white = grey >= 255 - MOST_TINT
+    if not binary or not (white | (grey <= MOST_TINT)).all() or not white.any():
+        raise ValueError(
+            f"{path}: its channels differ by up to {np.ptp(channels, axis=-1).max()} grey values, "
+            f"which changes class indices; save it as a PNG of class indices"
+        )
+    return np.where(white, 255, 0)
+
+
+def _luminance(picture: Image.Image, path: Path) -> np.ndarray:
     """Return the grey values, `[H, W]` uint8, of a colour picture without colours."""
     colours = np.asarray(picture.convert("RGBA"))
-    grey = colours[..., :1]
-    if (colours[..., :3] != grey).any() or (colours[..., 3] != 255).any():
+    tint = np.ptp(colours[..., :3], axis=-1)
+    if tint.max() > MOST_TINT or (colours[..., 3] != 255).any():
         raise ValueError(
-            f"{path}: has colours or transparent pixels, expected a grey picture; "
-            f"save it as 8-bit grey without annotations"
+            f"{path}: has colours ({np.count_nonzero(tint > MOST_TINT)} pixels, whose channels "
+            f"differ by up to {tint.max()} grey values) or transparent pixels, expected a grey "
+            f"picture; save it as 8-bit grey without annotations"
         )
-    return grey[..., 0].copy()
+    return np.asarray(picture.convert("RGB").convert("L"))
