@@ -1,7 +1,7 @@
 """Find the lungs in CT scans: `ssa-jax lung_masks --out DIR INPUT...`.
 
-Inputs are scans in HU: NIfTI files (with --intensity hu, as the format does not say what its values
-are), DICOM files or folders of slices; a folder with NIfTI files stands for all of them.
+Inputs are NIfTI files (state --intensity, as the format does not say what its values are), DICOM
+files or folders of slices; a folder with NIfTI files stands for all of them.
 For each, DIR gets NAME.nii.gz on the scan's own grid: 0 outside, 1 the patient's right lung, 2 the
 left. Methods:
 
@@ -16,8 +16,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from input_pipeline.inference_slices import WINDOWED, read_hu
 from input_pipeline.io.find import find_scans
-from input_pipeline.io.read import read_scan
 from launch import cli
 from ssa_jax.experiment.lung_masks import METHODS, find_lungs
 from ssa_jax.experiment.weights import SUFFIXES
@@ -32,16 +32,22 @@ def main(arguments: list[str]) -> None:
         "--method", choices=METHODS, help="how [unet where --weights is given, else threshold]"
     )
     parser.add_argument("--weights", type=Path, help=f"R231 weights: {', '.join(SUFFIXES)}")
-    parser.add_argument("--intensity", choices=("hu",), help="what NIfTI files hold")
+    parser.add_argument(
+        "--intensity",
+        choices=("hu", WINDOWED),
+        help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
+    )
     parser.add_argument("--series", help="which series of a DICOM folder that holds several")
-    parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
     options = parser.parse_args(arguments)
     find_lungs(
         find_scans(options.inputs),
         options.out,
         options.method or ("unet" if options.weights else "threshold"),
         options.weights,
-        read=lambda path: read_scan(
+        read=lambda path: read_hu(
             path, intensity=options.intensity, series=options.series, axes=options.axes
         ),
         echo=partial(print, flush=True),

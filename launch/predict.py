@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> None:
         help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
     )
     parser.add_argument("--series", help="which series of a DICOM folder that holds several")
-    parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from input_pipeline.io.doubts import LOOKS_WINDOWED
 from input_pipeline.io.nifti import SUFFIXES, read_labels, read_nifti, same_grid
-from input_pipeline.io.scan import LOOKS_WINDOWED, Scan, name_of
+from input_pipeline.io.scan import Scan, name_of
 from input_pipeline.lungs.threshold import volume_lung_mask
 from input_pipeline.preprocess import unwindowed
 
@@ -144,7 +145,7 @@ def records(volumes: Sequence[Volume], labels: dict[int, int]) -> Iterator[dict[
         classes, lung = _masks(volume, scan, labels)
         grey = _is_windowed(scan.voxels, volume)
         for note in scan.notes:
-            if not (grey and note == LOOKS_WINDOWED):
+            if not (grey and note.startswith(LOOKS_WINDOWED)):
                 print(f"{volume.image}: {note}", file=sys.stderr)
         lung = _lungs(scan, grey) if lung is None else lung
         window = crop_window(lung, classes)

@@ -52,7 +52,12 @@ def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     stack = _read_stack(groups, path, notes)
     rows, columns = first[0].shape
     return oriented(
-        stack, affine, path, file_shape=(columns, rows, len(groups)), notes=tuple(notes)
+        stack,
+        affine,
+        path,
+        file_shape=(columns, rows, len(groups)),
+        notes=tuple(notes),
+        states_hu=True,
     )
 
 

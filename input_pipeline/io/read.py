@@ -62,7 +62,10 @@ def read_scan(
         )
     check_intensity(stated)
     if fixed is not None and stated != fixed:
-        raise ValueError(f"{path}: intensity is {stated!r}, expected {fixed!r} for such a file")
+        raise ValueError(
+            f"{path}: intensity is {stated!r}, expected {fixed!r} for such a file, whose format "
+            f"says so; leave --intensity out"
+        )
     if kind == "dicom":
         return dicom_series.read_dicom(path, series=series)
     if kind == "nifti":
@@ -216,7 +219,7 @@ def _format_of(path: Path) -> str:
     if path.is_dir():
         return "dicom"
     for kind, suffixes in (
-        ("nifti", nifti.SUFFIXES),
+        ("nifti", (*nifti.SUFFIXES, *nifti.VOXELS)),
         ("dicom", dicom_file.SUFFIXES),
         ("picture", SUFFIXES),
         ("npy", (".npy",)),
@@ -227,8 +230,8 @@ def _format_of(path: Path) -> str:
         if file.read(132)[128:] == b"DICM":
             return "dicom"
     raise ValueError(
-        f"{path}: unknown kind of file, expected NIfTI (.nii, .nii.gz), DICOM (a folder, or .dcm), "
-        f"PNG, JPEG or NPY; convert it"
+        f"{path}: unknown kind of file, expected NIfTI (.nii, .nii.gz, .hdr with .img), DICOM (a "
+        f"folder, or .dcm), PNG, JPEG or NPY; convert it"
     )
 
 
