@@ -35,6 +35,7 @@ COMMANDS = {  # by name: module, and what it does
     "benchmark": ("launch.benchmark.__main__", "measure speed"),
 }
 USER_ERROR = 2
+FAULTS_FOUND = 3  # by a command that was to look for them
 INTERRUPTED = 130
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
 DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their traceback

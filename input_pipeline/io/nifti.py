@@ -155,7 +155,13 @@ def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
             image.to_stream(raw)
 
 
-def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -> Scan:
+def read_labels(
+    path: Path,
+    labels: Sequence[int],
+    *,
+    axes: str | None = None,
+    remedy: str = "change the labels or name another file",
+) -> Scan:
     """Read a NIfTI label map in the orientation of `read_nifti`.
 
     A value within 0.01 of a whole number is that number: programs store labels with a scale, or as
@@ -165,6 +171,7 @@ def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -
         path: as for `read_nifti`.
         labels: the labels that the map may hold.
         axes: as for `read_nifti`.
+        remedy: what to do about other labels, for the message.
 
     Returns:
         A scan whose voxels are uint8 labels; its notes are about its geometry.
@@ -184,7 +191,7 @@ def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -
         listed = ", ".join(f"{value:g}" for value in stray[:8]) + ", ..." * (len(stray) > 8)
         raise ValueError(
             f"{path}: holds the values {listed}, expected only the labels "
-            f"{', '.join(map(str, labels))}; change the labels or name another file"
+            f"{', '.join(map(str, labels))}; {remedy}"
         )
     return replace(scan, voxels=np.rint(scan.voxels).astype(np.uint8), intensity="uint8")
 

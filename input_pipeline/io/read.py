@@ -172,7 +172,9 @@ def read_image(path: Path) -> np.ndarray:
     )
 
 
-def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
+def read_mask(
+    path: Path, labels: Sequence[int], *, remedy: str = "save it as a PNG of class indices"
+) -> np.ndarray:
     """Read a label mask.
 
     Pixels are class indices or palette indices (the colours of the palette do not matter). If
@@ -181,7 +183,8 @@ def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
 
     Args:
         path: PNG file; a JPEG file is refused if its compression has changed a label.
-        labels: the labels that the mask may hold, (0, 1) or (0, 1, 2).
+        labels: the labels that the mask may hold, as (0, 1) or (0, 1, 2).
+        remedy: what to do about other labels, for the message.
 
     Returns:
         `[H, W]` uint8 class indices.
@@ -206,10 +209,7 @@ def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
     if stray:
         listed = ", ".join(map(str, stray[:8])) + (", ..." if len(stray) > 8 else "")
         allowed = ", ".join(map(str, labels)) + (" (or 0 and 255)" if len(labels) == 2 else "")
-        raise ValueError(
-            f"{path}: mask holds labels {listed}, expected only {allowed}; "
-            f"save it as a PNG of class indices"
-        )
+        raise ValueError(f"{path}: mask holds labels {listed}, expected only {allowed}; {remedy}")
     return mask.astype(np.uint8)
 
 

@@ -22,7 +22,8 @@ STATED = {  # what a refused range is to be, and what to state instead
     "hu": ("-32768 to 32767 for Hounsfield units", "correct the file's scale and offset"),
     "uint8": (
         "0 to 255 (or fractions, 0 to 1) for grey values",
-        "if they are Hounsfield units, state --intensity hu (in dataset.json for `prepare folder`)",
+        "if they are Hounsfield units, state --intensity hu (where dataset.json states the "
+        "intensity, state 'hu' there)",
     ),
 }
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img", ".dcm", ".ima", ".png", ".jpg",

@@ -230,8 +230,8 @@ def _grid(
         at = (_GAP / width, (top - label / 2) / total)
         # A title holds a file's name: `$` in it is no formula, and a byte may be no character.
         shown = title.encode("utf-8", "backslashreplace").decode("utf-8")
-        look = {"ha": "left", "va": "center", "fontsize": 7.5, "color": QUIET}
-        figure.text(*at, shown, parse_math=False, **look)
+        text = figure.text(*at, shown, ha="left", va="center", fontsize=7.5, color=QUIET)
+        text.set_parse_math(False)
         top -= label + height
         for left, panel in zip(lefts, row, strict=True):
             box = (left / width, top / total, _PANEL / width, height / total)
