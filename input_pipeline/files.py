@@ -219,6 +219,40 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file in UTF-8; what a killed process left of a line is removed.
+
+    Args:
+        path: the file; it and missing folders are made.
+        line: without its end.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.truncate(path.read_bytes().rfind(b"\n") + 1)
+            file.write(f"{line}\n".encode())
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines that `append_line` wrote, without what a killed process left of a line.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UnicodeDecodeError: the file is damaged.
+        OSError: the file cannot be read.
+    """
+    data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1].decode("utf-8").splitlines()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, completely or not at all.
 

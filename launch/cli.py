@@ -1,6 +1,7 @@
 """How a command starts and ends: the program `ssa-jax`, configurations, and what is said of errors.
 
-What a user can mend is one line on standard error and exit status 2.
+What a user can mend is one line on standard error and exit status 2; where some of many inputs
+failed, the others are done and the status is 3.
 """
 
 import argparse
@@ -35,7 +36,7 @@ COMMANDS = {  # by name: module, and what it does
     "benchmark": ("launch.benchmark.__main__", "measure speed"),
 }
 USER_ERROR = 2
-FAULTS_FOUND = 3  # by a command that was to look for them
+SOME_FAILED = 3  # of many inputs, the others are done; or faults that a command was to look for
 INTERRUPTED = 130
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
 DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their traceback
@@ -70,6 +71,7 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     """
     import absl.logging
 
+    from ssa_jax.experiment.batch import InputsFailed
     from ssa_jax.training.loop import Interrupted, TrainingDiverged
 
     for stream in (sys.stdout, sys.stderr):
@@ -85,6 +87,9 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
             raise
         print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except InputsFailed as error:
+        print(f"error: {_text(error)}", file=sys.stderr)
+        sys.exit(SOME_FAILED)
     except Interrupted as error:
         print(error, file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -142,6 +147,37 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, 1 or more")
     return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Read the flag --shard I/N.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse prints the message.
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected I/N with I from 1 to N, such as 2/8")
+    return int(part), int(parts)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a run of many inputs, `--overwrite` and `--shard`.
+
+    Args:
+        parser: of the command.
+    """
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start anew, instead of doing what is missing"
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="do the I-th of N parts of the inputs, for N jobs side by side on one --out; the same "
+        "command without it then writes one table of all",
+    )
 
 
 def parse_with_settings(

@@ -3,13 +3,13 @@
 Inputs are NIfTI files (state --intensity, as the format does not say what its values are), DICOM
 files or folders of slices; a folder with NIfTI files stands for all of them.
 For each, DIR gets NAME.nii.gz on the scan's own grid: 0 outside, 1 the patient's right lung, 2 the
-left. Methods:
+left; lungs.csv has their volumes, and notes. A scan that cannot be used is left out, errors.csv
+says why, and the exit status is 3. The same command goes on with the scans that have no mask yet;
+a mask that was made by hand is kept. Methods:
 
 threshold  by intensity and shape; needs nothing else. Lobes without any air are lost.
 unet       the U-Net R231 of the package lungmask, run by JAX; needs its published weights.
 lungmask   that package itself (pip install lungmask); needs the same weights as .pth.
-
-Interrupted, the same command continues with the scans that have no mask yet.
 """
 
 import sys
@@ -19,7 +19,8 @@ from pathlib import Path
 from input_pipeline.inference_slices import WINDOWED, read_hu
 from input_pipeline.io.find import find_scans
 from launch import cli
-from ssa_jax.experiment.lung_masks import METHODS, find_lungs
+from ssa_jax.experiment.batch import RunOptions
+from ssa_jax.experiment.lung_masks import METHODS, by_method, find_lungs
 from ssa_jax.experiment.weights import SUFFIXES
 
 
@@ -41,15 +42,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
     )
+    cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
+    method = options.method or ("unet" if options.weights else "threshold")
     find_lungs(
         find_scans(options.inputs),
         options.out,
-        options.method or ("unet" if options.weights else "threshold"),
-        options.weights,
+        by_method(method, options.weights),
         read=lambda path: read_hu(
             path, intensity=options.intensity, series=options.series, axes=options.axes
         ),
+        options=RunOptions(options.overwrite, options.shard),
         echo=partial(print, flush=True),
     )
 

@@ -12,10 +12,12 @@ multiply by 100 to see it, or load it with numpy.asarray(PIL.Image.open(file))),
 NAME_overlay.png, to look at. areas.csv sums them up. Every picture is read before the first is
 predicted.
 
-Slices are prepared as the workdir's own configuration says. DIR, which must be new or empty, is
-filled at the end: all or nothing.
+Slices are prepared as the workdir's own configuration says, with the lungs that --lungs names. Each
+result is written when it is done. An input that cannot be used is left out, errors.csv says why,
+and the exit status is 3. The same command goes on with what is missing.
 """
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,11 @@ from pathlib import Path
 from input_pipeline.inference_slices import WINDOWED
 from input_pipeline.io.find import find_pictures, find_scans, holds_pictures
 from launch import cli
+from ssa_jax.experiment.batch import RunOptions
 from ssa_jax.experiment.prediction import (
     PICTURES_TABLE,
     SCANS_TABLE,
+    Wanted,
     predict_pictures,
     predict_scans,
 )
@@ -40,13 +44,15 @@ def main(arguments: list[str]) -> None:
         "inputs", nargs="+", type=Path, help="scans or pictures, or folders of them"
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, new or empty")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--lung-dir",
-        type=Path,
-        help="folder with a lung mask per input: NAME.nii.gz (1 right, 2 left, or 1 for both) of a "
+        "--lungs",
+        metavar="threshold|unet:WEIGHTS|DIR",
+        help="how to find the lungs [threshold]: by intensity and shape, by the U-Net R231, or a "
+        "folder with a lung mask per input: NAME.nii.gz (1 right, 2 left, or 1 for both) of a "
         "scan, NAME.png (0 and 1, or 255) of a picture",
     )
+    parser.add_argument("--lung-dir", dest="lungs", help=argparse.SUPPRESS)  # its name before
     parser.add_argument(
         "--intensity",
         choices=("hu", WINDOWED),
@@ -59,27 +65,24 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
-    shared = {
-        "lung_dir": options.lung_dir,
-        "which": options.which,
-        "pictures": not options.no_pictures,
-        "quiet": options.quiet,
-    }
+    run = RunOptions(options.overwrite, options.shard)
+    wanted = Wanted(options.which, options.lungs, not options.no_pictures, options.quiet, run)
+    echo = partial(print, flush=True)
     kinds = {holds_pictures(path) for path in options.inputs}
     if len(kinds) > 1:
         raise ValueError("some inputs are pictures and some are scans; predict each kind alone")
     if kinds == {True}:
         paths = find_pictures(options.inputs)
-        predict_pictures(options.workdir, paths, options.out, **shared)
+        predict_pictures(options.workdir, paths, options.out, wanted, echo=echo)
         table = PICTURES_TABLE
     else:
         reading = Reading(options.intensity, options.series, options.axes)
         scans = find_scans(options.inputs)
-        echo = partial(print, flush=True)
-        predict_scans(options.workdir, scans, options.out, reading, echo=echo, **shared)
+        predict_scans(options.workdir, scans, options.out, reading, wanted, echo=echo)
         table = SCANS_TABLE
-    print(f"{options.out}: the results are summed up in {options.out / table}")
+    print(f"{options.out}: the results are summed up in {options.out / f'{table}.csv'}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     }
     if options.check:
         if check(options.name, echo=print, **stated):
-            sys.exit(cli.FAULTS_FOUND)
+            sys.exit(cli.SOME_FAILED)
         return
     if options.data_dir is None:
         parser.error("--data-dir is missing, the folder for the records")

@@ -7,10 +7,11 @@ needs probabilities, which label maps do not have.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from launch import cli
-from ssa_jax.evaluation.summary import format_table
+from ssa_jax.experiment.batch import RunOptions
 from ssa_jax.experiment.label_maps import score_folders
 from ssa_jax.experiment.settings import CLASS_NAMES
 
@@ -27,18 +28,22 @@ def main(arguments: list[str]) -> None:
         help="binary counts every label above 0 as lesion [binary]",
     )
     parser.add_argument("--tolerance", type=float, default=3.0, help="of NSD, mm [3]")
-    parser.add_argument("--out", type=Path, help="folder to write to, new or empty")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
+    cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
-    summary = score_folders(
+    score_folders(
         options.pred,
         options.truth,
         task=options.task,
         tolerance=options.tolerance,
         out=options.out,
-        quiet=options.quiet,
+        axes=options.axes,
+        options=RunOptions(options.overwrite, options.shard),
+        echo=partial(print, flush=True),
     )
-    print(format_table(summary))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Eight virtual CPU devices, errors on silent broadcasting, and networks without compile time."""
 
 import os
+import shutil
+import tempfile
 
 # Level 1 of XLA's optimisations compiles about twice as fast and computes the same numbers slower.
 os.environ["XLA_FLAGS"] = (
@@ -8,6 +10,11 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# All modules, pytest's worker processes and the commands that they start share compiled programs.
+# This file is read first by the process that starts the workers; it alone makes and drops them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ssa_jax_tests_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import numpy as np
@@ -39,6 +46,12 @@ def variables_of(model, channels=2, seed=0):
 
     drawn = jax.tree_util.tree_map_with_path(draw, shapes)
     return {name: drawn[name] for name in ("params", "batch_stats")}
+
+
+def pytest_unconfigure(config):
+    """Drop the compiled programs at the end of the process that made their folder."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

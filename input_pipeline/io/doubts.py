@@ -14,6 +14,7 @@ STATE_WINDOWED = (
 )
 EXPORT = "export the original series, not a picture of it"  # DICOM is always in HU
 LOOKS_WINDOWED = "all values lie in 0..255, as in a scan windowed to 8 bits"
+ONLY_SCALES = "the affine only scales"  # the orientation is a default, the sizes are not
 STEP = 4  # along each axis of the subsample that is looked at
 SHORT = 64  # voxels; a shorter axis is looked at whole
 FEWEST = 1000  # voxels; smaller arrays show no peaks
@@ -73,15 +74,16 @@ def orientation_doubt(affine: np.ndarray, sizes: np.ndarray) -> str:
     if affine[:3, 3].any() or np.count_nonzero(matrix) != 3 or (np.diag(matrix) == 0).any():
         return ""
     if (found == 1).all():
-        what = "is the identity" if (np.diag(matrix) > 0).all() else "is 1 mm along every axis"
-        what += ", with the origin at 0: voxels of 1 mm and the orientation are a default"
+        name = "the identity" if (np.diag(matrix) > 0).all() else "1 mm along every axis"
+        what = f"the affine is {name}, with the origin at 0: voxels of 1 mm and the orientation are"
+        sizes_too = ", and correct the voxel sizes if they are not 1 mm"
     elif (np.diag(matrix) > 0).all() or (sizes == 1).all():
-        what = "only scales, with the origin at 0: the orientation is a default"
+        what, sizes_too = f"{ONLY_SCALES}, with the origin at 0: the orientation is", ""
     else:
         return ""
     return (
-        f"the affine {what}, so left and right are not known; state where the file's axes point "
-        f"to, for instance --axes LPS (and correct the voxel sizes in the header if they are wrong)"
+        f"{what} a program's default, so left and right are not known; state where the file's axes "
+        f"point to, for instance --axes LPS{sizes_too}"
     )
 
 
@@ -115,8 +117,8 @@ def _of_peaks(sample: np.ndarray, low: float) -> str:
         word, undo = ("plus", "subtract it from") if offset > 0 else ("minus", "add it to")
         return (
             f"air lies near {offset - 1000} and soft tissue near {offset + 40}, so the values may "
-            f"be Hounsfield units {word} an offset of about {abs(offset)}; {undo} the values, or "
-            f"to the same end change the file's intercept"
+            f"be Hounsfield units {word} an offset of about {abs(offset)}; {undo} the values (or "
+            f"change the file's intercept)"
         )
     if offset == 0:
         return ""

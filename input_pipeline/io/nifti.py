@@ -16,19 +16,21 @@ from nibabel.spatialimages import HeaderDataError
 from input_pipeline.files import atomic_file
 from input_pipeline.io.nifti_header import (
     AGAIN,
+    HEADERS,
     PAIR,
     check_shape,
     geometry,
+    pair_of,
     read_header,
     voxel_offset,
 )
 from input_pipeline.io.scan import Scan, Stack, oriented, to_file_grid
 
 WRITTEN = (".nii", ".nii.gz")
-HEADERS, VOXELS = (".hdr", ".hdr.gz"), (".img", ".img.gz")  # of a pair of files
 SUFFIXES = (*WRITTEN, *HEADERS)  # of the files in a folder that stand for volumes
 GZIP = b"\x1f\x8b"
 NO_MEMBER = "Not a gzipped file"  # what Python's gzip says of bytes after the last member
+DESCRIPTION_BYTES = 79  # of a NIfTI header, without the 0 at the end
 LABEL_TOLERANCE = 0.01  # from a whole number, of a stored label
 MOST_DEFLATED = 1032  # deflate cannot compress by a larger factor
 CHUNK = 1 << 20  # bytes that are read at once after the voxels
@@ -58,7 +60,7 @@ def read_nifti(path: Path, *, intensity: str, axes: str | None = None, check: bo
             missing. The message names the file.
         OSError: the file cannot be opened.
     """
-    head, body = _pair(path)
+    head, body = pair_of(path)
     with _opened(head) as (file, most):
         header = read_header(file, head)
         place = geometry(header, head, axes)
@@ -131,13 +133,14 @@ def read_nibabel(
     )
 
 
-def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
+def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan, description: str = "") -> None:
     """Write a mask as a uint8 NIfTI label map on the grid of its scan, completely or not at all.
 
     Args:
         path: the file, .nii.gz (compressed) or .nii.
         mask: `[slices, rows, columns]` as `scan.voxels`, whole numbers 0 to 255.
         scan: the scan that the mask belongs to, see `nifti_mask`.
+        description: text for the header, cut to its 79 bytes.
 
     Raises:
         ValueError: the path has another suffix, or the mask does not fit the scan.
@@ -146,6 +149,7 @@ def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan) -> None:
     if not path.name.lower().endswith(WRITTEN):
         raise ValueError(f"{path}: has the suffix {path.suffix!r}, expected .nii or .nii.gz")
     image = nifti_mask(mask, scan)
+    image.header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_BYTES]
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             # No name and no time inside: equal masks give equal files.
@@ -285,25 +289,6 @@ def _fresh(own: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(None, code="unknown")
     return image
-
-
-def _pair(path: Path) -> tuple[Path, Path]:
-    """Return the files that hold header and voxels: one file, or the two of a pair."""
-    name = path.name.lower()
-    for own, others in ((HEADERS, VOXELS), (VOXELS, HEADERS)):
-        suffix = next((suffix for suffix in own[::-1] if name.endswith(suffix)), None)
-        if suffix is None:
-            continue
-        stem = path.name[: -len(suffix)]
-        beside = [path.with_name(stem + end) for end in (*others, *map(str.upper, others))]
-        other = next((file for file in beside if file.exists()), None)
-        if other is None:
-            raise ValueError(
-                f"{path}: is half of a pair, expected {stem}{others[0]} or {stem}{others[1]} "
-                f"beside it; copy it there"
-            )
-        return (path, other) if own is HEADERS else (other, path)
-    return path, path
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from input_pipeline.io.scan import SPACING_MM, axes_affine
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # in each NIfTI unit; unknown counts as mm
 MM_UNIT = 2
 SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")  # magics: voxels in the same file, or in .img
+HEADERS, VOXELS = (".hdr", ".hdr.gz"), (".img", ".img.gz")  # of a pair of files
 AGAIN = "copy or download it again"
 LEAST_SIZE = 0.01  # relative difference of voxel sizes that gets a note
 OFF_GRID = 0.1  # voxels by which qform and sform may differ without a note
@@ -36,6 +37,32 @@ class Geometry(NamedTuple):
     header: nib.Nifti1Header
     stated_axes: str | None
     notes: tuple[str, ...]
+
+
+def pair_of(path: Path) -> tuple[Path, Path]:
+    """Return the files that hold header and voxels: one file twice, or the two of a pair.
+
+    Args:
+        path: the file, or either of the pair.
+
+    Raises:
+        ValueError: the other of the pair is missing.
+    """
+    name = path.name.lower()
+    for own, others in ((HEADERS, VOXELS), (VOXELS, HEADERS)):
+        suffix = next((suffix for suffix in own[::-1] if name.endswith(suffix)), None)
+        if suffix is None:
+            continue
+        stem = path.name[: -len(suffix)]
+        beside = [path.with_name(stem + end) for end in (*others, *map(str.upper, others))]
+        other = next((file for file in beside if file.exists()), None)
+        if other is None:
+            raise ValueError(
+                f"{path}: is half of a pair, expected {stem}{others[0]} or {stem}{others[1]} "
+                f"beside it; copy it there"
+            )
+        return (path, other) if own is HEADERS else (other, path)
+    return path, path
 
 
 def read_header(file: BinaryIO, path: Path) -> nib.Nifti1Header:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from input_pipeline.io import dicom_file, dicom_series, nifti
+from input_pipeline.io import dicom_file, dicom_series, nifti, nifti_header
 from input_pipeline.io.scan import (
     Scan,
     Stack,
@@ -219,7 +219,7 @@ def _format_of(path: Path) -> str:
     if path.is_dir():
         return "dicom"
     for kind, suffixes in (
-        ("nifti", (*nifti.SUFFIXES, *nifti.VOXELS)),
+        ("nifti", (*nifti.SUFFIXES, *nifti_header.VOXELS)),
         ("dicom", dicom_file.SUFFIXES),
         ("picture", SUFFIXES),
         ("npy", (".npy",)),

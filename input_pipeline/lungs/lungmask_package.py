@@ -1,25 +1,25 @@
 """Compute lung labels with the package `lungmask`, if it is installed."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 
-def lungmask_lung_labels(voxels: np.ndarray, weights: Path) -> np.ndarray:
-    """Compute the lung labels of a whole scan with the package `lungmask` and its U-Net R231.
+def lungmask_lung_labels(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the U-Net R231 of the package `lungmask`, which finds the lungs of whole scans.
 
     Nothing is downloaded. Tested with lungmask 0.2.22, which needs several times the memory of the
     scan; `r231_lung_labels` runs the same network with a few bytes per voxel.
 
     Args:
-        voxels: `[slices, rows, columns]` HU, int16 or float32; slices inferior to superior, rows
-            anterior to posterior, columns from the patient's right to the left.
         weights: file of the published R231 (or R231CovidWeb) weights, .pth.
 
     Returns:
-        `[slices, rows, columns]` uint8 lung labels: 0 none, 1 the patient's right lung, 2 the left
-        one.
+        A function from `[slices, rows, columns]` HU, int16 or float32 (slices inferior to superior,
+        rows anterior to posterior, columns from the patient's right to the left) to uint8 lung
+        labels of that shape: 0 none, 1 the patient's right lung, 2 the left one.
 
     Raises:
         ValueError: the package is not installed, or cannot use the file.
@@ -49,4 +49,10 @@ def lungmask_lung_labels(voxels: np.ndarray, weights: Path) -> np.ndarray:
                 f"{weights}: the network has {outputs} classes, expected 3 (background, right, "
                 f"left); use the R231 weights, not those of the lobes"
             )
-        return inferer.apply(voxels)
+
+    def labels(voxels: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return inferer.apply(voxels)
+
+    return labels

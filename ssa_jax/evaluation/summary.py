@@ -25,7 +25,8 @@ def summarize(
     """Average the metrics over cases, with percentile bootstrap intervals over patients.
 
     A resample draws as many patients as there are, with replacement, each with all its cases.
-    All classes, metrics and blocks share the draws. With one patient the interval has no width.
+    All classes, metrics and blocks share the draws. A metric that only one patient defines has no
+    interval.
 
     Args:
         cases: rows of `case_rows`, of any number of cases and classes.
@@ -36,10 +37,11 @@ def summarize(
     Returns:
         A JSON-serialisable mapping: "unit", "tolerance", "cases", "patients", "confidence",
         "resamples", "seed"; "standard": {class: {"cases", "excluded" (both masks empty),
-        "misses", "false_alarms", and "dsc", "dsc_pooled", "hd95", "nsd", "mae", each {"mean",
-        "low", "high"}}}; "paper_compat" likewise where every row has it. With more than one
-        class there is also "average", the mean of the classes' values. A value that no case
-        defines is None, and so is an average over it.
+        "misses", "false_alarms", and "dsc", "dsc_pooled", "hd95" (a miss or false alarm counts
+        as the image's diagonal), "hd95_found" (of the other cases alone), "nsd", "mae", each
+        {"mean", "low", "high"}}}; "paper_compat" likewise where every row has it. With more than
+        one class there is also "average", the mean of the classes' values. A value that no case
+        defines is None, and so is an average over it; so are "low" and "high" of one patient.
 
     Raises:
         ValueError: no cases, the same case and class twice, rows of different units or
@@ -93,11 +95,14 @@ def format_table(summary: Mapping[str, Any]) -> str:
         summary: what `summarize` returns.
     """
     unit, percent = summary["unit"], f"{100 * summary['confidence']:g}%"
-    head = f"mean [{percent} interval over {summary['patients']} patients]"
+    head = "mean of one patient, without interval"
+    if summary["patients"] > 1:
+        head = f"mean [{percent} interval over {summary['patients']} patients]"
     standard = {
         "DSC": "dsc",
         "pooled DSC": "dsc_pooled",
         f"HD95 ({unit})": "hd95",
+        "HD95 of found": "hd95_found",
         f"NSD at {summary['tolerance']:g} {unit}": "nsd",
         "MAE": "mae",
         "cases": "cases",
@@ -105,7 +110,10 @@ def format_table(summary: Mapping[str, Any]) -> str:
         "misses": "misses",
         "false alarms": "false_alarms",
     }
-    parts = [f"standard: {head}; excluded: no lesion in truth and prediction"]
+    parts = [
+        f"standard: {head}; excluded: no lesion in truth and prediction; in HD95 a miss or false "
+        "alarm counts as the image's diagonal, HD95 of found leaves it out"
+    ]
     parts += _table(summary["standard"], standard)
     if "paper_compat" in summary:
         compat = {
@@ -120,6 +128,20 @@ def format_table(summary: Mapping[str, Any]) -> str:
         parts += ["", f"paper_compat: {head}; only for comparison with the paper's tables"]
         parts += _table(summary["paper_compat"], compat)
     return "\n".join(parts)
+
+
+def interval_text(value: Mapping[str, float | None], style: str) -> str:
+    """Format a mean with its interval as `mean [low, high]`.
+
+    Args:
+        value: "mean", "low" and "high"; without "low" there is no interval, without "mean" no
+            value, a dash.
+        style: format of each number, such as '.3f'.
+    """
+    mean, low, high = (value[name] for name in ("mean", "low", "high"))
+    if mean is None:
+        return "-"
+    return f"{mean:{style}}" + ("" if low is None else f" [{low:{style}}, {high:{style}}]")
 
 
 def _check_cases(cases: Sequence[CaseRow]) -> tuple[str, float]:
@@ -150,6 +172,11 @@ def _standard_terms(rows: list[CaseRow]) -> dict[str, _Terms]:
     for metric in _STANDARD_METRICS:
         values = [(row["patient"], row["standard"][metric]) for row in rows]  # type: ignore[literal-required]
         terms[metric] = [(who, value, 1.0) for who, value in values if value is not None]
+    terms["hd95_found"] = [
+        (row["patient"], row["standard"]["hd95"], 1.0)
+        for row in rows
+        if row["standard"]["outcome"] == "scored" and row["standard"]["hd95"] is not None
+    ]
     terms["dsc_pooled"] = [
         (
             row["patient"],
@@ -169,14 +196,19 @@ def _compat_terms(rows: list[CaseRow]) -> dict[str, _Terms]:
 
 
 def _draw(terms: _Terms, patients: list[str], draws: np.ndarray) -> _Drawn:
-    """Compute a metric of all cases and of the resamples; `draws` are counts `[B, patients]`."""
+    """Compute a metric of all cases and of the resamples; `draws` are counts `[B, patients]`.
+
+    The resamples of a metric that only one patient defines are nan.
+    """
     place = {patient: index for index, patient in enumerate(patients)}
     top, bottom = np.zeros(len(patients)), np.zeros(len(patients))
     for patient, numerator, denominator in terms:
         top[place[patient]] += numerator
         bottom[place[patient]] += denominator
     tops, bottoms = draws @ top, draws @ bottom
-    drawn = np.divide(tops, bottoms, out=np.full(len(draws), np.nan), where=bottoms > 0)
+    drawn = np.full(len(draws), np.nan)
+    if np.count_nonzero(bottom) > 1:
+        np.divide(tops, bottoms, out=drawn, where=bottoms > 0)
     return (float(top.sum() / bottom.sum()) if bottom.any() else math.nan), drawn
 
 
@@ -195,11 +227,10 @@ def _intervals(drawn: dict[str, _Drawn], confidence: float) -> dict[str, dict[st
     result: dict[str, dict[str, float | None]] = {}
     for metric, (value, resampled) in drawn.items():
         known = resampled[~np.isnan(resampled)]
-        if math.isnan(value) or not known.size:
-            result[metric] = {"mean": None, "low": None, "high": None}
-            continue
-        low, high = np.percentile(known, tails)
-        result[metric] = {"mean": value, "low": float(low), "high": float(high)}
+        result[metric] = {"mean": None if math.isnan(value) else value, "low": None, "high": None}
+        if known.size and not math.isnan(value):
+            low, high = np.percentile(known, tails)
+            result[metric] |= {"low": float(low), "high": float(high)}
     return result
 
 
@@ -222,8 +253,5 @@ def _table(block: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
 def _cell(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
-    if value["mean"] is None:
-        return "-"
-    digits = 1 if value["mean"] >= 10 else 2 if value["mean"] >= 2 else 4
-    mean, low, high = (f"{value[key]:.{digits}f}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    mean = value["mean"] or 0.0
+    return interval_text(value, f".{1 if mean >= 10 else 2 if mean >= 2 else 4}f")

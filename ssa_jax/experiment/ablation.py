@@ -10,7 +10,7 @@ import numpy as np
 
 from input_pipeline.files import remove, write_json
 from ssa_jax.evaluation.metrics import CaseRow
-from ssa_jax.evaluation.summary import AVERAGE, summarize
+from ssa_jax.evaluation.summary import AVERAGE, interval_text, summarize
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
 from ssa_jax.experiment.evaluation import read_rows
@@ -102,7 +102,7 @@ def ablate(
     return results
 
 
-def gain(ours: Sequence[CaseRow], theirs: Sequence[CaseRow]) -> dict[str, float]:
+def gain(ours: Sequence[CaseRow], theirs: Sequence[CaseRow]) -> dict[str, float | None]:
     """Compute the difference of two runs' average DSC, paired by patient.
 
     Args:
@@ -111,7 +111,7 @@ def gain(ours: Sequence[CaseRow], theirs: Sequence[CaseRow]) -> dict[str, float]
 
     Returns:
         'mean' (`ours` minus `theirs`), and 'low' and 'high' of its 95% interval by bootstrap over
-        patients.
+        patients; None for one patient.
     """
     patients = sorted({row["patient"] for row in ours} | {row["patient"] for row in theirs})
     rng = np.random.default_rng(0)
@@ -119,6 +119,8 @@ def gain(ours: Sequence[CaseRow], theirs: Sequence[CaseRow]) -> dict[str, float]
     drawn = rng.multinomial(len(patients), shares, size=RESAMPLES)
     counts = np.vstack([np.ones(len(patients)), drawn])  # the first: every patient once
     values = _averages(ours, patients, counts) - _averages(theirs, patients, counts)
+    if len(patients) == 1:
+        return {"mean": float(values[0]), "low": None, "high": None}
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return {"mean": float(values[0]), "low": float(low), "high": float(high)}
 
@@ -139,8 +141,8 @@ def ablation_table(results: dict[str, dict[str, Any]], names: Sequence[str]) -> 
             [
                 f"{variant} {MEANING[variant]}",
                 *(_number(dsc[name]["mean"]) for name in names),
-                _interval(average, ""),
-                "" if variant == "supervised" else _interval(result["gain"], "+"),
+                interval_text(average, ".3f"),
+                "" if variant == "supervised" else interval_text(result["gain"], "+.3f"),
                 " ".join(_number(value) for value in result["seeds"]),
                 f"{result['paper']:.3f}",
             ]
@@ -184,10 +186,3 @@ def _mean_dsc(rows: Sequence[CaseRow]) -> float:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _interval(value: dict[str, float | None], sign: str) -> str:
-    if value["mean"] is None:
-        return "-"
-    mean, low, high = (f"{value[key]:{sign}.3f}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"

@@ -8,7 +8,7 @@ from input_pipeline.datasets.ct_phantom.patients import apply_threshold, fit_thr
 from input_pipeline.files import write_bytes, write_json
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.metrics import case_rows
-from ssa_jax.evaluation.summary import summarize
+from ssa_jax.evaluation.summary import interval_text, summarize
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
 from ssa_jax.experiment.evaluation import evaluate
@@ -103,14 +103,9 @@ def report(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     for name, summary in summaries.items():
         scores = summary["standard"]["lesion"]
         dsc, hd95, nsd = (
-            _interval(scores[metric], digits)
+            interval_text(scores[metric], f".{digits}f")
             for metric, digits in (("dsc", 3), ("hd95", 0), ("nsd", 3))
         )
         lines.append((name, dsc, hd95, nsd))
     files = [(what, ", ".join(f"{out}/{name}" for name in names)) for what, names in FILES]
     return "\n".join(["", *format_rows(lines), "", *format_rows(files)])
-
-
-def _interval(value: Mapping[str, float], digits: int) -> str:
-    mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"

@@ -1,21 +1,25 @@
 """Scores of label maps of any program against the truth: files of equal names, or two arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from input_pipeline.files import atomic_directory, require_empty, write_json, write_table
+from input_pipeline.files import write_json
+from input_pipeline.io.doubts import ONLY_SCALES
 from input_pipeline.io.nifti import SUFFIXES as NIFTI
 from input_pipeline.io.nifti import read_labels, same_grid
 from input_pipeline.io.read import read_mask
 from ssa_jax.evaluation.metrics import CaseMetrics, CaseRow, case_rows
-from ssa_jax.evaluation.summary import summarize
-from ssa_jax.experiment.progress import progress
+from ssa_jax.evaluation.summary import format_table, summarize
+from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
 from ssa_jax.experiment.settings import CLASS_NAMES
 
 SUFFIXES = (*NIFTI, ".png")
+RECORD = "score.json"  # what the scores in a folder are of
 
 
 class Pair(NamedTuple):
@@ -25,11 +29,13 @@ class Pair(NamedTuple):
         truth: uint8 class index.
         prediction: same shape.
         spacing: mm along each axis, or None where it is unknown.
+        notes: what is doubtful about the millimetres, by file.
     """
 
     truth: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, ...] | None
+    notes: tuple[tuple[Path, tuple[str, ...]], ...] = ()
 
 
 def score(
@@ -80,34 +86,54 @@ def score(
 
 
 def score_folders(
-    pred: Path, truth: Path, *, task: str, tolerance: float, out: Path | None, quiet: bool
-) -> dict[str, Any]:
-    """Score the label maps of a folder against the truth of equal names.
+    pred: Path,
+    truth: Path,
+    *,
+    task: str,
+    tolerance: float,
+    out: Path | None,
+    axes: str | None,
+    options: RunOptions,
+    echo: Callable[[str], Any],
+) -> None:
+    """Score the label maps of a folder against the truth of equal names, and print the table.
 
     Args:
         pred: folder of predictions, NIfTI or PNG.
         truth: folder of true label maps.
         task: 'binary' counts every label above 0 as lesion; 'multiclass' distinguishes 1 and 2.
         tolerance: of NSD, in mm (or pixels).
-        out: folder for `metrics.json` and `cases.csv`, new or empty; None writes nothing.
-        quiet: show no progress.
-
-    Returns:
-        The summary of `summary.summarize`, without `paper_compat`, which needs probabilities.
+        out: folder for `metrics.json` and `cases.csv`: new, empty, or of the same command, which
+            goes on; None writes nothing.
+        axes: directions of the axes of files that state no orientation, or only a default.
+        options: see `RunOptions`.
+        echo: prints the table, without `paper_compat`, which needs probabilities.
 
     Raises:
-        ValueError: label maps without a partner, unknown labels or different grids.
-        FileExistsError: `out` is not empty.
-        OSError: a file cannot be read or written.
+        InputsFailed: some label maps have unknown labels or different grids; the others are scored.
+        ValueError: label maps without a partner, or `out` is of another command.
+        FileExistsError: `out` holds other files.
+        OSError: a file cannot be written.
     """
-    if out is not None:
-        require_empty(out, "--out")
-    cases = find_pairs(pred, truth)
-    rows: list[CaseRow] = []
-    with progress(len(cases), quiet=quiet) as bar:
-        for name, files in cases.items():
-            pair = read_pair(*files, task)
-            rows += case_rows(
+    pairs = find_pairs(pred, truth)
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(TemporaryDirectory()))
+        batch = Batch(
+            folder,
+            {name: prediction for name, (_, prediction) in pairs.items()},
+            record={"truth": str(truth.resolve()), "task": task, "tolerance": tolerance}
+            | ({} if axes is None else {"axes": axes}),
+            record_name=RECORD,
+            table="cases",
+            options=options,
+            also={name: true for name, (true, _) in pairs.items()},
+        )
+
+        def measure(name: str, prediction: Path) -> Finished:
+            pair = read_pair(pairs[name][0], prediction, task, axes=axes)
+            for path, notes in pair.notes:
+                print_notes(path, notes)
+            rows = case_rows(
                 pair.truth,
                 pair.prediction,
                 case=name,
@@ -116,13 +142,14 @@ def score_folders(
                 spacing=pair.spacing,
                 tolerance=tolerance,
             )
-            bar.update()
-    summary = summarize(rows)
-    if out is not None:
-        with atomic_directory(out) as folder:
-            write_table(folder / "cases.csv", rows)
-            write_json(folder / "metrics.json", summary)
-    return summary
+            return Finished(cast("list[dict[str, Any]]", rows))
+
+        with batch.finish():
+            batch.each(measure, echo=echo)
+            if batch.rows:
+                summary = summarize(cast("list[CaseRow]", batch.rows))
+                write_json(folder / "metrics.json", summary)
+                echo(format_table(summary))
 
 
 def find_pairs(pred: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
@@ -154,13 +181,14 @@ def find_pairs(pred: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
     return {name: (truths[name], predictions[name]) for name in truths}
 
 
-def read_pair(truth: Path, prediction: Path, task: str) -> Pair:
+def read_pair(truth: Path, prediction: Path, task: str, *, axes: str | None = None) -> Pair:
     """Read both label maps of a case.
 
     Args:
         truth: NIfTI or PNG file.
         prediction: NIfTI or PNG file.
         task: see `score_folders`.
+        axes: see `score_folders`.
 
     Raises:
         ValueError: unknown labels, or different grids.
@@ -175,11 +203,17 @@ def read_pair(truth: Path, prediction: Path, task: str) -> Pair:
                 f"{pair.truth.shape} of {truth}; resample it"
             )
     else:
-        one, other = read_labels(truth, known), read_labels(prediction, known)
+        one, other = (read_labels(path, known, axes=axes) for path in (truth, prediction))
         reason = same_grid(one, other)
         if reason:
             raise ValueError(f"{prediction}: not on the grid of {truth}: {reason}; resample it")
-        pair = Pair(one.voxels, other.voxels, one.spacing)
+        # Sides are not scored, so that an orientation by default does not matter; sizes do.
+        first, second = (
+            tuple(note for note in scan.notes if not note.startswith(ONLY_SCALES))
+            for scan in (one, other)
+        )
+        notes = ((truth, first), (prediction, tuple(note for note in second if note not in first)))
+        pair = Pair(one.voxels, other.voxels, one.spacing, notes)
     if task == "binary":
         pair = pair._replace(
             truth=(pair.truth > 0).astype(np.uint8),

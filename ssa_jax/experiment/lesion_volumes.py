@@ -7,7 +7,7 @@ import numpy as np
 
 from ssa_jax.evaluation.scoring import SlicePrediction
 
-DECIMALS = 6  # of volumes in mL
+DECIMALS = 1  # of volumes in a table, in mL
 
 
 def lesion_volumes(
@@ -49,6 +49,15 @@ def lesion_volumes(
         row[f"{name}_share_of_lung"] = _share(right + left, lungs[1] + lungs[2])
         row[f"{name}_share_of_right_lung"] = _share(right, lungs[1])
         row[f"{name}_share_of_left_lung"] = _share(left, lungs[2])
+    return row
+
+
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with its volumes rounded to 0.1 mL, as the table shows them.
+
+    Args:
+        row: of `lesion_volumes`.
+    """
     return {
         name: round(float(value), DECIMALS) if name.endswith("_ml") else value
         for name, value in row.items()

@@ -1,111 +1,182 @@
-"""Lung labels of many scans, written to a folder by one of three methods."""
+"""Lung labels of scans, by one of three methods or from files; many of them into a folder."""
 
 import hashlib
-import json
-import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from input_pipeline.files import write_json
-from input_pipeline.io.nifti import write_nifti_mask
+from input_pipeline.inference_slices import find_lung_labels, read_lung_labels
+from input_pipeline.io.nifti import read_labels, write_nifti_mask
 from input_pipeline.io.scan import Scan
-from input_pipeline.lungs.left_right import label_left_right
 from input_pipeline.lungs.lungmask_package import lungmask_lung_labels
 from input_pipeline.lungs.r231 import r231_lung_labels
-from input_pipeline.lungs.threshold import volume_lung_mask
+from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
+from ssa_jax.experiment.lesion_volumes import DECIMALS, millilitres
 from ssa_jax.experiment.weights import read_state_dict, require_fit
 from ssa_jax.models import unet
 
-METHODS = ("threshold", "unet", "lungmask")
+THRESHOLD, UNET, LUNGMASK = METHODS = ("threshold", "unet", "lungmask")
 RECORD = "lung_masks.json"  # method and weights of the masks in a folder
-Finder = Callable[[np.ndarray, tuple[float, float, float] | None], np.ndarray]
+TABLE = "lungs"  # name of the table of their volumes
+
+
+class LungSource(NamedTuple):
+    """Where the lung labels of scans come from.
+
+    Attributes:
+        record: method, name and SHA-256 of its weights; or the folder of the labels.
+        folder: of the labels; None where a method finds them.
+        labels: from a scan and the name of its mask to `[slices, rows, columns]` uint8 labels.
+    """
+
+    record: Mapping[str, Any]
+    folder: Path | None
+    labels: Callable[[Scan, str], np.ndarray]
+
+    def __str__(self) -> str:
+        """Say it in a few words for the user."""
+        if self.folder is not None:
+            return f"lungs are read from {self.folder}"
+        if self.record["method"] == THRESHOLD:
+            return "lungs are found by intensity and shape"
+        return f"lungs are found by {self.record['method']} with {self.record['weights']}"
+
+
+def lung_source(text: str) -> LungSource:
+    """Return the source of lung labels that a user names.
+
+    Args:
+        text: 'threshold', 'unet:WEIGHTS', 'lungmask:WEIGHTS', or a folder of label maps that are
+            named as the masks.
+
+    Raises:
+        ValueError: the weights are missing or do not suit the method.
+        FileNotFoundError: no such folder or file.
+    """
+    method, _, weights = text.partition(":")
+    if method in METHODS and not Path(text).is_dir():
+        return by_method(method, Path(weights) if weights else None)
+    folder = Path(text)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; --lungs takes threshold, unet:WEIGHTS, lungmask:WEIGHTS or "
+            "a folder of lung masks"
+        )
+    return LungSource({"folder": str(folder)}, folder, partial(_from_folder, folder))
+
+
+def lung_labels(scan: Scan, lung: str | Path) -> np.ndarray:
+    """Return the lung labels of one scan.
+
+    Args:
+        scan: a scan in HU.
+        lung: 'threshold', 'unet:WEIGHTS' or 'lungmask:WEIGHTS'; or a file of labels on its grid.
+
+    Returns:
+        `[slices, rows, columns]` uint8 lung labels: 0 none, 1 right, 2 left.
+
+    Raises:
+        ValueError: the weights do not suit the method, or the labels do not fit the scan.
+        OSError: the file cannot be opened.
+    """
+    if str(lung).partition(":")[0] in METHODS and not Path(lung).exists():
+        return lung_source(str(lung)).labels(scan, "")
+    return read_lung_labels(Path(lung), scan)
+
+
+def by_method(method: str, weights: Path | None) -> LungSource:
+    """Return a method of finding lungs.
+
+    Args:
+        method: 'threshold' (by intensity and shape), 'unet' (the U-Net R231, run by JAX) or
+            'lungmask' (the package of that name).
+        weights: file of the network's weights; None for 'threshold'.
+
+    Raises:
+        ValueError: the weights are missing or do not suit the method.
+        FileNotFoundError: no such file.
+    """
+    find = _finder(method, weights)
+    record: dict[str, Any] = {"method": method, "weights": None, "sha256": None}
+    if weights is not None:
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        record |= {"weights": weights.name, "sha256": digest}
+    return LungSource(record, None, lambda scan, _: find(scan))
 
 
 def find_lungs(
     scans: Mapping[str, Path],
     out: Path,
-    method: str,
-    weights: Path | None,
+    source: LungSource,
     *,
     read: Callable[[Path], Scan],
-    echo: Callable[[str], Any],
+    options: RunOptions,
+    echo: Callable[[str], Any] = print,
 ) -> None:
-    """Write the lung labels of each scan, each whole or not at all, and print their volumes.
+    """Write the lung labels of each scan when they are found, and their volumes as `lungs.csv`.
 
     Args:
         scans: by the mask's file name; a mask that exists is kept.
         out: folder to write to; masks in it must be of the same method and weights.
-        method: 'threshold' (by intensity and shape), 'unet' (the U-Net R231, run by JAX) or
-            'lungmask' (the package of that name).
-        weights: file of the network's weights; None for 'threshold'.
+        source: the method.
         read: reads a scan.
+        options: see `RunOptions`.
         echo: prints a line about each scan.
 
     Raises:
-        ValueError: a scan cannot be used, the weights do not suit the method, or the masks in `out`
-            are of another method.
-        OSError: a file cannot be read or written.
+        InputsFailed: some scans cannot be used; all others are done.
+        ValueError: the masks in `out` are of another method.
+        OSError: a mask cannot be written.
     """
-    finder = _finder(method, weights)
-    _keep_record(out, method, weights)
-    for number, (name, path) in enumerate(scans.items(), start=1):
+    batch = Batch(
+        out, scans, record=source.record, record_name=RECORD, table=TABLE, options=options
+    )
+
+    def find(name: str, path: Path) -> Finished:
         target = out / name
-        counted = f"[{number}/{len(scans)}] {path}"
-        if target.exists():
-            echo(f"{counted}: {target} is there already")
-            continue
+        if target.exists() and not batch.knows(name):  # made by hand or by an older version
+            there = read_labels(target, (0, 1, 2))
+            row = _volumes(path, there.voxels, there) | {"notes": "the mask was there already"}
+            return Finished([row], (name,), line=_in_words(row))
         scan = read(path)
-        for note in scan.notes:
-            print(f"{path}: {note}", file=sys.stderr)
+        print_notes(path, scan.notes)
         _check(scan, path)
-        labels = finder(scan.voxels, scan.spacing)
-        write_nifti_mask(target, labels, scan)
-        echo(f"{counted}: {_volumes(labels, scan)}")
+        labels = source.labels(scan, name)
+        row = _volumes(path, labels, scan) | {"notes": "; ".join(scan.notes)}
+        save = partial(write_nifti_mask, target, labels, scan)
+        return Finished([row], (name,), save, _in_words(row))
+
+    with batch.finish():
+        batch.each(find, echo=echo)
 
 
-def _finder(method: str, weights: Path | None) -> Finder:
-    """Return the function from voxels and spacing to lung labels."""
-    if method == "threshold":
+def _finder(method: str, weights: Path | None) -> Callable[[Scan], np.ndarray]:
+    """Return the function from a scan to its lung labels."""
+    if method == THRESHOLD:
         if weights is not None:
-            raise ValueError(f"{weights}: --method threshold uses no weights; drop one of the two")
-        return _by_threshold
+            raise ValueError(f"{weights}: the method threshold uses no weights; name none")
+        return find_lung_labels
     if weights is None:
-        raise ValueError(f"--method {method} needs --weights, the file of lungmask's R231 weights")
-    if method == "lungmask":
-        return lambda voxels, _: lungmask_lung_labels(voxels, weights)
+        raise ValueError(f"the method {method} needs weights, the file of lungmask's R231; name it")
+    if method == LUNGMASK:
+        labels_by_package = lungmask_lung_labels(weights)
+        return lambda scan: labels_by_package(scan.voxels)
     conversion = unet.convert(read_state_dict(weights))
-    expected = "expected lungmask's weights R231 or R231CovidWeb"
-    require_fit(conversion, weights, expected)
+    require_fit(conversion, weights, "expected lungmask's weights R231 or R231CovidWeb")
     labels_of = unet.make_labels(conversion.variables)
-    return lambda voxels, _: r231_lung_labels(voxels, labels_of)
+    return lambda scan: r231_lung_labels(scan.voxels, labels_of)
 
 
-def _by_threshold(voxels: np.ndarray, spacing: tuple[float, float, float] | None) -> np.ndarray:
-    return label_left_right(volume_lung_mask(voxels, spacing=spacing, dilation=0))
-
-
-def _keep_record(out: Path, method: str, weights: Path | None) -> None:
-    """Write the method and weights of the masks of a folder, or check that they are the same."""
-    record = {"method": method, "weights": None, "sha256": None}
-    if weights is not None:
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        record |= {"weights": weights.name, "sha256": digest}
-    path = out / RECORD
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: damaged ({error}); name another --out folder") from error
-        if before != record:
-            raise ValueError(
-                f"{path}: the masks in this folder are of {before}, expected {record}; name "
-                "another --out folder"
-            )
-    write_json(path, record)
+def _from_folder(folder: Path, scan: Scan, name: str) -> np.ndarray:
+    if not (folder / name).exists():
+        raise FileNotFoundError(
+            f"{folder}: no {name}, expected a lung mask of that name; `ssa-jax lung_masks` makes it"
+        )
+    return read_lung_labels(folder / name, scan)
 
 
 def _check(scan: Scan, path: Path) -> None:
@@ -119,10 +190,17 @@ def _check(scan: Scan, path: Path) -> None:
         )
 
 
-def _volumes(labels: np.ndarray, scan: Scan) -> str:
-    """Describe the volumes of the lungs, in mL."""
-    assert scan.spacing is not None
-    millilitres = np.bincount(labels.ravel(), minlength=3) * np.prod(scan.spacing) / 1000
-    if not millilitres[1:].any():
+def _volumes(path: Path, labels: np.ndarray, scan: Scan) -> dict[str, Any]:
+    """Return a row of `lungs.csv`: the file, and the volumes of its lungs in mL."""
+    counts = np.bincount(labels.ravel(), minlength=3) * millilitres(scan.spacing)
+    return {"file": str(path)} | {
+        f"{side}_lung_ml": round(float(volume), DECIMALS)
+        for side, volume in zip(("right", "left"), counts[1:], strict=True)
+    }
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    right, left = row["right_lung_ml"], row["left_lung_ml"]
+    if not right and not left:
         return "no lung found, the mask is empty"
-    return f"right lung {millilitres[1]:.0f} mL, left lung {millilitres[2]:.0f} mL"
+    return f"right lung {right:.0f} mL, left lung {left:.0f} mL"

@@ -10,8 +10,6 @@ import numpy as np
 from input_pipeline.inference_slices import (
     PictureSlices,
     ScanSlices,
-    find_lung_labels,
-    read_lung_labels,
 )
 from input_pipeline.io.find import is_picture_name
 from input_pipeline.io.scan import Scan
@@ -21,12 +19,13 @@ from input_pipeline.slices import Slice
 from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
 from ssa_jax.evaluation.scoring import SlicePrediction
 from ssa_jax.experiment import factory, workdir
+from ssa_jax.experiment.lung_masks import lung_labels
 from ssa_jax.experiment.progress import progress
+from ssa_jax.experiment.provenance import UNKNOWN, Provenance, read_provenance
 from ssa_jax.experiment.segmentation import (
     Reading,
     Segmentation,
     check_pictures,
-    check_scans,
     read_source,
     remove_outside_lungs,
 )
@@ -43,27 +42,40 @@ class Network:
         preprocessing: of the slices that it predicts.
         name: its workdir, for messages.
         step: training step of its checkpoint.
+        provenance: what it was trained on; `UNKNOWN` while it is being trained.
 
     Args:
         settings: see above.
         predict: the compiled prediction with its variables, see `inference.make_predict`.
         name: see above.
         step: see above.
+        provenance: see above.
     """
 
     def __init__(
-        self, settings: Settings, predict: Predict, *, name: str = "network", step: int = 0
+        self,
+        settings: Settings,
+        predict: Predict,
+        *,
+        name: str = "network",
+        step: int = 0,
+        provenance: Provenance = UNKNOWN,
     ) -> None:
         self.settings = settings
         self.preprocessing: Preprocessing = factory.preprocessing(settings)
         self.name = name
         self.step = step
+        self.provenance = provenance
         self._predict = predict
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the lesion classes 1, 2, ..."""
         return self.settings.class_names
+
+    @property
+    def _made_by(self) -> str:
+        return f"SSA-Net: {self.provenance}"
 
     def predict(
         self,
@@ -118,7 +130,8 @@ class Network:
                 of R/L, A/P and S/I, 'LPS' for instance.
             spacing: mm along the axes of an array.
             lung: file of lung labels on the scan's grid (1 right, 2 left, or 1 for both), or of a
-                picture's lung mask; None finds the lungs by intensity and shape.
+                picture's lung mask; or a method, 'threshold' (by intensity and shape) or
+                'unet:WEIGHTS'. None is 'threshold'.
 
         Returns:
             The segmentation, on the source's own grid.
@@ -127,38 +140,33 @@ class Network:
             ValueError: the source cannot be used, or the network needs other inputs.
             OSError: a file cannot be opened.
         """
-        mask = None if lung is None else Path(lung)
         if isinstance(source, str | Path) and is_picture_name(Path(source)):
-            check_pictures(self.preprocessing, mask is not None, self.name)
-            slices = PictureSlices([Path(source)], self.preprocessing, [mask] if mask else None)
+            mask = None if lung in (None, "threshold") else [Path(str(lung))]
+            prepared = check_pictures(self.preprocessing, mask is not None, self.name)
+            slices = PictureSlices([Path(source)], prepared, mask)
             (prediction,) = self.predict(slices, prepared_by=slices.prepared_by)
             return self.picture_segmentation(prediction)
-        check_scans(self.preprocessing, mask is not None, self.name)
         scan = read_source(source, Reading(intensity, series, axes, spacing))
-        return self.segment_scan(scan, lung=mask, keep_prob=True, montage=0, quiet=True)
+        labels = lung_labels(scan, lung or "threshold")
+        return self.segment_scan(scan, labels, keep_prob=True, montage=0, quiet=True)
 
     def segment_scan(
-        self, scan: Scan, *, lung: Path | None, keep_prob: bool, montage: int, quiet: bool
+        self, scan: Scan, lung: np.ndarray, *, keep_prob: bool, montage: int, quiet: bool
     ) -> Segmentation:
         """Segment a scan that was read already.
 
         Args:
             scan: in HU.
-            lung: file of lung labels on its grid; None finds the lungs by intensity and shape.
+            lung: `[slices, rows, columns]` lung labels: 0 none, 1 right, 2 left.
             keep_prob: whether `Segmentation.prob` is kept, four bytes for each voxel and class.
             montage: number of slices to draw, spread over the lungs.
             quiet: show no progress.
 
         Returns:
             The segmentation, on the scan's own grid.
-
-        Raises:
-            ValueError: the lung labels do not fit the scan.
-            OSError: their file cannot be opened.
         """
-        lungs = find_lung_labels(scan) if lung is None else read_lung_labels(lung, scan)
         labels = np.zeros(scan.voxels.shape, np.uint8)
-        slices = ScanSlices(scan, lungs, self.preprocessing)
+        slices = ScanSlices(scan, lung, self.preprocessing)
         wanted = set(np.linspace(0, len(slices) - 1, montage).astype(int)) if montage else set()
         drawn: list[SlicePicture] = []
         kept: list[tuple[Any, np.ndarray]] = []
@@ -174,9 +182,11 @@ class Network:
                     title = f"{scan.id}, slice {place[0] + 1} of {len(labels)}"
                     drawn.append(self.picture(prediction, title))
                 bar.update()
-        removed = remove_outside_lungs(labels, lungs)
+        removed = remove_outside_lungs(labels, lung)
         prob = tuple(kept) if keep_prob else None
-        return Segmentation(self.class_names, scan, lungs, removed, drawn, labels, prob)
+        return Segmentation(
+            self.class_names, scan, lung, removed, drawn, scan.notes, self._made_by, labels, prob
+        )
 
     def picture_segmentation(self, prediction: SlicePrediction) -> Segmentation:
         """Return the segmentation of a picture.
@@ -186,7 +196,7 @@ class Network:
         """
         prob = (((slice(None), slice(None)), prediction.prob),)
         lung, labels = prediction.slice.lung, prediction.labels
-        return Segmentation(self.class_names, None, lung, 0, (), labels, prob)
+        return Segmentation(self.class_names, None, lung, 0, (), (), self._made_by, labels, prob)
 
     def picture(self, prediction: SlicePrediction, title: str) -> SlicePicture:
         """Return a prediction as a row of a picture.
@@ -243,4 +253,5 @@ def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:
     """
     variables, step = workdir.trained_variables(settings, folder, checkpoint)
     predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)
-    return Network(settings, predict(variables), name=str(folder), step=step)
+    origin = read_provenance(folder, settings, variables)
+    return Network(settings, predict(variables), name=str(folder), step=step, provenance=origin)

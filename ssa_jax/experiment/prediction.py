@@ -2,26 +2,47 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from input_pipeline.files import atomic_directory, require_empty, write_bytes, write_table
+from input_pipeline.files import write_bytes
 from input_pipeline.inference_slices import PictureSlices, read_hu
 from input_pipeline.io.find import output_names
+from input_pipeline.io.scan import Scan
+from ssa_jax.evaluation.scoring import SlicePrediction
 from ssa_jax.experiment import factory, network, workdir
-from ssa_jax.experiment.lesion_volumes import in_words, lesion_areas
+from ssa_jax.experiment.batch import INPUT_ERRORS, Batch, Finished, RunOptions, print_notes
+from ssa_jax.experiment.lesion_volumes import in_words, lesion_areas, rounded
+from ssa_jax.experiment.lung_masks import LungSource, lung_source
+from ssa_jax.experiment.network import Network
 from ssa_jax.experiment.progress import progress
-from ssa_jax.experiment.segmentation import (
-    Reading,
-    check_pictures,
-    check_scans,
-)
+from ssa_jax.experiment.segmentation import Reading, Segmentation, check_pictures
 from ssa_jax.figures.drawing import png_bytes
 from ssa_jax.figures.overlays import contact_sheet
 
-SCANS_TABLE = "volumes.csv"
-PICTURES_TABLE = "areas.csv"
+SCANS_TABLE, PICTURES_TABLE = "volumes", "areas"
+RECORD = "prediction.json"  # the network and the lungs of the masks in a folder
 MONTAGE_ROWS = 12
+
+
+class Wanted(NamedTuple):
+    """What a prediction is to use and write.
+
+    Attributes:
+        which: checkpoint, 'best' or 'last'.
+        lungs: see `lung_source`; for pictures a folder of lung masks NAME.png; None finds the lungs
+            as the network's training did.
+        pictures: whether to draw each result.
+        quiet: show no progress.
+        run: see `RunOptions`.
+    """
+
+    which: str = "best"
+    lungs: str | None = None
+    pictures: bool = True
+    quiet: bool = False
+    run: RunOptions = RunOptions()
 
 
 def predict_scans(
@@ -29,124 +50,177 @@ def predict_scans(
     scans: Mapping[str, Path],
     out: Path,
     reading: Reading,
+    wanted: Wanted,
     *,
-    lung_dir: Path | None,
-    which: str,
-    pictures: bool,
-    quiet: bool,
     echo: Callable[[str], Any] = print,
 ) -> None:
-    """Segment scans with the network of a workdir; fill `out`, all or nothing.
+    """Segment scans with the network of a workdir, each result written when it is done.
 
     Args:
         folder: workdir of a trained network.
         scans: by the mask's file name, which ends in .nii.gz.
-        out: folder to write, new or empty.
+        out: folder to write: new, empty, or of the same command, which goes on.
         reading: what the user states about the inputs.
-        lung_dir: folder with the lung labels of each scan, named as the masks; None finds the lungs
-            by intensity and shape.
-        which: checkpoint, 'best' or 'last'.
-        pictures: whether to draw a montage of each scan.
-        quiet: show no progress.
+        wanted: see `Wanted`.
         echo: prints a line about each scan.
 
     Raises:
-        ValueError: a scan cannot be used, or the network needs other inputs.
-        FileNotFoundError: a lung mask is missing.
-        FileExistsError: `out` is not empty.
-        OSError: a file cannot be read or written.
+        InputsFailed: some scans cannot be used; all others are done.
+        ValueError: the network or the lungs cannot be used, or `out` is of another command.
+        FileNotFoundError: no such workdir, checkpoint or folder of lungs.
+        FileExistsError: `out` holds other files.
+        OSError: a result cannot be written.
     """
     settings = workdir.load_settings(folder)
-    check_scans(factory.preprocessing(settings), lung_dir is not None, str(folder))
-    _check_lung_files(lung_dir, scans)
-    require_empty(out, "--out")
-    net = network.restore(settings, folder, which)
-    rows = []
-    with atomic_directory(out) as temporary:
-        for name, path in scans.items():
-            scan = read_hu(
-                path, intensity=reading.intensity, series=reading.series, axes=reading.axes
-            )
-            for note in scan.notes:
-                print(f"{path}: {note}", file=sys.stderr)
-            result = net.segment_scan(
-                scan,
-                lung=None if lung_dir is None else lung_dir / name,
-                keep_prob=False,
-                montage=MONTAGE_ROWS if pictures else 0,
-                quiet=quiet,
-            )
-            row = {"file": str(path)} | result.volumes
-            echo(f"{path}: {in_words(row, net.class_names)}")
-            result.save(temporary / name)
-            if result.pictures:
-                sheet = contact_sheet(result.pictures, class_names=net.class_names)
-                montage = temporary / f"{name.removesuffix('.nii.gz')}.png"
-                write_bytes(montage, png_bytes(sheet))
-            rows.append(row)
-        write_table(temporary / SCANS_TABLE, rows)
+    source = lung_source(wanted.lungs or "threshold")
+    net = network.restore(settings, folder, wanted.which)
+    _introduce(net, str(source), echo)
+    batch = Batch(
+        out,
+        scans,
+        record=_record(net, wanted, source.record),
+        record_name=RECORD,
+        table=SCANS_TABLE,
+        options=wanted.run,
+        also={name: source.folder / name for name in scans} if source.folder else None,
+    )
+
+    def segment(name: str, path: Path) -> Finished:
+        scan = read_hu(path, intensity=reading.intensity, series=reading.series, axes=reading.axes)
+        result = _segment(net, scan, name, source, wanted)
+        print_notes(path, result.notes)
+        row = {"file": str(path)} | rounded(result.volumes)
+        row |= {"network": str(net.provenance), "notes": "; ".join(result.notes)}
+        montage = (f"{name.removesuffix('.nii.gz')}.png",) if result.pictures else ()
+        save = partial(_save_scan, result, out, name, montage, net.class_names)
+        return Finished([row], (name, *montage), save, in_words(row, net.class_names))
+
+    with batch.finish():
+        batch.each(segment, echo=echo)
 
 
 def predict_pictures(
     folder: Path,
     paths: Sequence[Path],
     out: Path,
+    wanted: Wanted,
     *,
-    lung_dir: Path | None,
-    which: str,
-    pictures: bool,
-    quiet: bool,
+    echo: Callable[[str], Any] = print,
 ) -> None:
-    """Segment pictures with the network of a workdir; fill `out`, all or nothing.
+    """Segment pictures with the network of a workdir, each result written when it is done.
 
     Args:
         folder: workdir of a trained network.
         paths: 8-bit grey PNG or JPEG files; all are read before the first is predicted.
-        out: folder to write, new or empty.
-        lung_dir: folder with a lung mask NAME.png for each picture; None where the network needs
-            none.
-        which: checkpoint, 'best' or 'last'.
-        pictures: whether to draw an overlay of each.
-        quiet: show no progress.
+        out: folder to write: new, empty, or of the same command, which goes on.
+        wanted: see `Wanted`.
+        echo: prints a line about the network.
 
     Raises:
-        ValueError: a picture cannot be used, or the network was not trained on such slices.
-        FileExistsError: `out` is not empty.
-        OSError: a file cannot be read or written.
+        InputsFailed: some pictures cannot be used; all others are done.
+        ValueError: the network was not trained on such slices, or `out` is of another command.
+        FileExistsError: `out` holds other files.
+        OSError: a result cannot be written.
     """
     settings = workdir.load_settings(folder)
     preprocessing = factory.preprocessing(settings)
-    check_pictures(preprocessing, lung_dir is not None, str(folder))
-    require_empty(out, "--out")
-    lung_files = None if lung_dir is None else [lung_dir / f"{path.stem}.png" for path in paths]
-    slices = PictureSlices(paths, preprocessing, lung_files)
-    slices.check()
-    net = network.restore(settings, folder, which)
-    rows = []
-    with (
-        atomic_directory(out) as temporary,
-        progress(len(slices), quiet=quiet) as bar,
-    ):
+    lungs = None if wanted.lungs in (None, "threshold") else Path(str(wanted.lungs))
+    preprocessing = check_pictures(preprocessing, lungs is not None, str(folder))
+    net = network.restore(settings, folder, wanted.which)
+    _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", echo)
+    batch = Batch(
+        out,
+        {output_names(path)[0]: path for path in paths},
+        record=_record(net, wanted, {"folder": str(lungs)} if lungs else {"method": "threshold"}),
+        record_name=RECORD,
+        table=PICTURES_TABLE,
+        options=wanted.run,
+        also={output_names(p)[0]: _lung_file(lungs, p) for p in paths} if lungs else None,
+    )
+    with batch.finish(), progress(len(batch.missing), quiet=wanted.quiet) as bar:
+        slices = _usable(batch, lungs, preprocessing)
         for prediction in net.predict(slices, prepared_by=slices.prepared_by):
-            rows.append(lesion_areas(prediction, net.class_names))
-            source = Path(prediction.slice.id)
-            mask, overlay = output_names(source)
-            net.picture_segmentation(prediction).save(temporary / mask)
-            if pictures:
-                sheet = contact_sheet(
-                    [net.picture(prediction, source.name)], class_names=net.class_names
-                )
-                write_bytes(temporary / overlay, png_bytes(sheet))
+            name = output_names(Path(prediction.slice.id))[0]
+            batch.add(name, _finished_picture(net, prediction, out, pictures=wanted.pictures))
             bar.update()
-        write_table(temporary / PICTURES_TABLE, rows)
 
 
-def _check_lung_files(lung_dir: Path | None, scans: Mapping[str, Path]) -> None:
-    """Check that no lung mask is missing, before the first scan is read."""
-    missing = [name for name in scans if lung_dir and not (lung_dir / name).exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{lung_dir}: no {missing[0]}, expected a lung mask of that name for "
-            f"{scans[missing[0]]} ({len(missing)} of {len(scans)} are missing); "
-            "`ssa-jax lung_masks` makes them"
+def _introduce(net: Network, lungs: str, echo: Callable[[str], Any]) -> None:
+    """Say what the network was trained on and where the lungs come from."""
+    echo(f"{net.name}: trained on {net.provenance}; {lungs}")
+    if net.provenance.phantoms:
+        print(
+            f"warning: {net.name} has only seen made-up chests (phantoms); its masks of patients "
+            "are no measure of disease",
+            file=sys.stderr,
         )
+
+
+def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the masks of a folder depend on."""
+    return {"network": net.provenance._asdict(), "which": wanted.which, "lungs": dict(lungs)}
+
+
+def _segment(
+    net: Network, scan: Scan, name: str, source: LungSource, wanted: Wanted
+) -> Segmentation:
+    return net.segment_scan(
+        scan,
+        source.labels(scan, name),
+        keep_prob=False,
+        montage=MONTAGE_ROWS if wanted.pictures else 0,
+        quiet=wanted.quiet,
+    )
+
+
+def _save_scan(
+    result: Segmentation, out: Path, name: str, montage: Sequence[str], class_names: Sequence[str]
+) -> None:
+    """Write the mask of a scan, and its montage where there is one."""
+    result.save(out / name)
+    for picture in montage:
+        sheet = contact_sheet(result.pictures, class_names=class_names)
+        write_bytes(out / picture, png_bytes(sheet))
+
+
+def _usable(batch: Batch, lungs: Path | None, preprocessing: Any) -> PictureSlices:
+    """Return the pictures that can be predicted; the others have failed."""
+    good = []
+    for path in batch.missing.values():
+        try:
+            _picture_slices([path], lungs, preprocessing).check()
+        except INPUT_ERRORS as error:
+            batch.fail(path, error)
+        else:
+            good.append(path)
+    return _picture_slices(good, lungs, preprocessing)
+
+
+def _picture_slices(paths: Sequence[Path], lungs: Path | None, preprocessing: Any) -> PictureSlices:
+    files = None if lungs is None else [_lung_file(lungs, path) for path in paths]
+    return PictureSlices(paths, preprocessing, files)
+
+
+def _lung_file(lungs: Path, picture: Path) -> Path:
+    """Return the file of a picture's lung mask."""
+    return lungs / f"{picture.stem}.png"
+
+
+def _finished_picture(
+    net: Network, prediction: SlicePrediction, out: Path, *, pictures: bool
+) -> Finished:
+    """Return the result of a picture."""
+    source = Path(prediction.slice.id)
+    mask, overlay = output_names(source)
+    names = (mask, overlay) if pictures else (mask,)
+
+    def save() -> None:
+        net.picture_segmentation(prediction).save(out / mask)
+        if pictures:
+            sheet = contact_sheet(
+                [net.picture(prediction, source.name)], class_names=net.class_names
+            )
+            write_bytes(out / overlay, png_bytes(sheet))
+
+    row = lesion_areas(prediction, net.class_names) | {"network": str(net.provenance)}
+    return Finished([row], names, save)

@@ -5,7 +5,7 @@ the stomach, for instance) is set to background; its volume is `removed_ml`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from input_pipeline.io.nifti import read_nibabel, write_nifti_mask
 from input_pipeline.io.read import read_array
 from input_pipeline.io.scan import Scan, to_file_grid
 from input_pipeline.preprocess import Preprocessing
-from ssa_jax.experiment.lesion_volumes import DECIMALS, lesion_volumes, millilitres
+from ssa_jax.experiment.lesion_volumes import lesion_volumes, millilitres
 from ssa_jax.figures.overlays import SlicePicture
 
 
@@ -55,6 +55,8 @@ class Segmentation:
         removed_voxels: voxels of predicted lesion that touches no lung, set to background; 0 for a
             picture.
         pictures: rows of a montage, as many as were requested.
+        notes: sentences of doubt about the source, for the user.
+        made_by: what the network was trained on, written into the mask's header.
     """
 
     class_names: tuple[str, ...]
@@ -62,6 +64,8 @@ class Segmentation:
     lung: np.ndarray | None
     removed_voxels: int
     pictures: Sequence[SlicePicture] = field(repr=False)
+    notes: tuple[str, ...]
+    made_by: str
     _labels: np.ndarray = field(repr=False)
     _prob: tuple[tuple[Any, np.ndarray], ...] | None = field(repr=False)
 
@@ -106,7 +110,7 @@ class Segmentation:
         if self.scan is None or self.lung is None:
             return {}
         row = lesion_volumes(self._labels, self.lung, self.scan.spacing, self.class_names)
-        return row | {"dropped_ml": round(self.removed_ml, DECIMALS)}
+        return row | {"dropped_ml": self.removed_ml}
 
     @property
     def lesion_ml(self) -> dict[str, float] | None:
@@ -126,7 +130,7 @@ class Segmentation:
         """
         path = Path(path)
         if self.scan is not None:
-            write_nifti_mask(path, self._labels, self.scan)
+            write_nifti_mask(path, self._labels, self.scan, description=self.made_by)
             return
         if path.suffix.lower() != ".png":
             raise ValueError(f"{path}: the labels of a picture are a PNG; name it .png")
@@ -159,25 +163,7 @@ def remove_outside_lungs(labels: np.ndarray, lung: np.ndarray) -> int:
     return removed
 
 
-def check_scans(preprocessing: Preprocessing, lungs_given: bool, name: str) -> None:
-    """Check that scans have the lung masks that the network needs.
-
-    Args:
-        preprocessing: of the network.
-        lungs_given: whether there is a lung mask for each scan.
-        name: of the network, for the message.
-
-    Raises:
-        ValueError: it needs lung masks that were not given.
-    """
-    if preprocessing.lung_mask == "file" and not lungs_given:
-        raise ValueError(
-            f"{name}: this network needs a lung mask for each scan (data.lung_mask='file'); name "
-            "the folder that holds them as --lung-dir (`ssa-jax lung_masks` makes them)"
-        )
-
-
-def check_pictures(preprocessing: Preprocessing, lungs_given: bool, name: str) -> None:
+def check_pictures(preprocessing: Preprocessing, lungs_given: bool, name: str) -> Preprocessing:
     """Check that the network was trained on slices like pictures.
 
     Args:
@@ -185,24 +171,26 @@ def check_pictures(preprocessing: Preprocessing, lungs_given: bool, name: str) -
         lungs_given: whether there is a lung mask for each picture.
         name: of the network, for the message.
 
+    Returns:
+        The preprocessing of pictures: a network that was trained with lung masks from files finds
+        them by intensity and shape where none are given.
+
     Raises:
-        ValueError: it was trained on Hounsfield units, or lung masks are missing or not used.
+        ValueError: it was trained on Hounsfield units, or takes no lung masks from files.
     """
     if preprocessing.intensity == "hu":
         raise ValueError(
             f"{name}: this network reads Hounsfield units, which 8-bit pictures do not have; use "
             "a network that was trained on 8-bit slices, or predict the scan itself"
         )
-    if preprocessing.lung_mask == "file" and not lungs_given:
-        raise ValueError(
-            f"{name}: this network needs a lung mask for each slice (data.lung_mask='file'); name "
-            "the folder that holds them as --lung-dir"
-        )
     if preprocessing.lung_mask != "file" and lungs_given:
         raise ValueError(
             f"{name}: this network takes no lung masks from files (data.lung_mask="
-            f"{preprocessing.lung_mask!r}); leave --lung-dir out"
+            f"{preprocessing.lung_mask!r}); leave --lungs out"
         )
+    if preprocessing.lung_mask == "file" and not lungs_given:
+        return replace(preprocessing, lung_mask="threshold")
+    return preprocessing
 
 
 def read_source(source: Any, reading: Reading) -> Scan:

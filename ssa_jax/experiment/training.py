@@ -17,6 +17,7 @@ from ssa_jax.evaluation.scoring import mean_dsc
 from ssa_jax.experiment import data, factory
 from ssa_jax.experiment.network import compile_network
 from ssa_jax.experiment.progress import progress
+from ssa_jax.experiment.provenance import keep_training
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.workdir import save_settings, trained_variables
 from ssa_jax.training.checkpoint import Checkpoints
@@ -94,6 +95,7 @@ def train_on(
     schedule, optimizer = factory.optimizer(settings, steps_per_epoch)
     step = make_step(settings, optimizer, losses, steps_per_epoch)
     _write_overview(workdir, variables)
+    keep_training(workdir, settings, slices=len(training))
     state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
     network = compile_network(settings)
 

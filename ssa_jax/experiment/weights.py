@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from input_pipeline.files import atomic_directory, require_empty
 from ssa_jax.experiment import factory
+from ssa_jax.experiment.provenance import keep_import
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.workdir import save_settings
 from ssa_jax.models.torch_weights import LAYOUTS, Conversion, convert
@@ -49,6 +50,7 @@ def import_weights(settings: Settings, path: Path, workdir: Path, layout: str) -
     variables = _converted(settings, path, layout)
     with atomic_directory(workdir) as folder:
         save_settings(settings, folder)
+        keep_import(folder, path)
         checkpoints = Checkpoints(folder)
         checkpoints.save_best(0, variables, {"imported_from": path.name})
         checkpoints.close()

@@ -46,7 +46,8 @@ def test_summary_counts_empties_and_keeps_misses() -> None:
     summary = summarize(rows)
     block = summary["standard"]["x"]
     assert block["dsc"]["mean"] == pytest.approx(1 / 3)  # of the three that count
-    assert block["hd95"]["mean"] == pytest.approx(2 * 50 / 3)
+    assert block["hd95"]["mean"] == pytest.approx(2 * 50 / 3)  # two diagonals of 30 x 40
+    assert block["hd95_found"]["mean"] == 0.0
     assert block["dsc_pooled"]["mean"] == pytest.approx(2 * 4 / 16)
     counts = (block["cases"], block["excluded"], block["misses"], block["false_alarms"])
     assert counts == (4, 1, 1, 1)
@@ -63,10 +64,22 @@ def test_pooled_dice_weighs_by_size() -> None:
     assert block["dsc_pooled"]["mean"] == pytest.approx(0.02)
 
 
-def test_one_patient_has_an_interval_without_width() -> None:
+def test_one_patient_has_no_interval() -> None:
     rows = [row("a", "p", 0.2), row("b", "p", 0.6)]
-    interval = summarize(rows)["standard"]["lesion"]["dsc"]
-    assert interval["low"] == interval["mean"] == interval["high"] == pytest.approx(0.4)
+    summary = summarize(rows)
+    interval = summary["standard"]["lesion"]["dsc"]
+    assert interval == {"mean": pytest.approx(0.4), "low": None, "high": None}
+    head, _, line = format_table(summary).splitlines()
+    assert head.startswith("standard: mean of one patient, without interval;")
+    assert line.split()[:2] == ["lesion", "0.4000"]
+    assert "[" not in line
+
+
+def test_no_interval_of_a_metric_that_one_of_two_patients_defines() -> None:
+    rows = [row("a", "p", 0.2, hd95=8.0), row("b", "q", 0.0, hd95=50.0, outcome="miss")]
+    block = summarize(rows)["standard"]["lesion"]
+    assert block["hd95_found"] == {"mean": 8.0, "low": None, "high": None}
+    assert block["hd95"] == {"mean": 29.0, "low": 8.0, "high": 50.0}
 
 
 def test_resamples_patients_not_cases() -> None:
@@ -123,7 +136,7 @@ def test_table_is_aligned_and_says_unit_and_counts() -> None:
     text = format_table(summarize(rows))
     head, columns, *lines = text.splitlines()
     assert head.startswith("standard: mean [95% interval over 4 patients]")
-    assert "HD95 (mm)" in columns
+    assert "HD95 (mm)" in columns and "HD95 of found" in columns
     assert "NSD at 3 mm" in columns
     assert [line.split()[0] for line in lines] == ["GGO", "consolidation", "average"]
     start = columns.index("DSC")

@@ -10,8 +10,8 @@ from PIL import Image
 from configs import covid_semiseg, ct_phantom
 from launch import cli, predict
 from ssa_jax.evaluation.inference import Output
+from ssa_jax.experiment import batch, prediction
 from ssa_jax.experiment import network as networks
-from ssa_jax.experiment import prediction
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.settings import Settings
 
@@ -76,6 +76,21 @@ def refuse(capsys, text: str, *arguments: str | Path) -> None:
     assert errors.count("\n") == 1
 
 
+def fail(capsys, text: str, *arguments: str | Path) -> None:
+    """The command leaves an input out, says `text` of it, and ends with status 3."""
+    status, errors = run(capsys, *arguments)
+    said, head, listed = errors.splitlines()
+    assert status == 3 and text in said and text in listed, errors
+    assert said.startswith("failed: ") and head.startswith("error: 1 of "), errors
+
+
+def visible(folder: Path) -> list[str]:
+    """Names of the results in a folder of predictions, without the record and the journal."""
+    assert (folder / prediction.RECORD).exists()
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return sorted(names - {prediction.RECORD})
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -95,7 +110,7 @@ def test_masks_and_areas_of_two_classes(tmp_path, workdir, capsys):
     assert float(row["consolidation_share_of_slice"]) == 200 / 2560
     assert float(row["consolidation_mean_probability"]) == pytest.approx(0.9)
     assert row["lung_pixels"] == row["consolidation_share_of_lung"] == ""
-    assert sorted(p.name for p in out.iterdir()) == ["a.png", "a_overlay.png", "areas.csv"]
+    assert visible(out) == ["a.png", "a_overlay.png", "areas.csv"]
 
 
 def test_share_of_the_lung_counts_lesion_inside_the_lung(tmp_path, workdir, capsys):
@@ -103,13 +118,13 @@ def test_share_of_the_lung_counts_lesion_inside_the_lung(tmp_path, workdir, caps
     lung = np.zeros((40, SIDE), np.uint8)
     lung[:10] = 255  # 640 pixels, half of the bright block's 200 among them
     save(tmp_path / "lungs" / "a.png", lung)
-    lungs = ["--lung-dir", tmp_path / "lungs", "--no-pictures"]
+    lungs = ["--lungs", tmp_path / "lungs", "--no-pictures"]
     work, out = workdir(lung_mask="file"), tmp_path / "out"
     assert run(capsys, "--workdir", work, "--out", out, *lungs, image) == (0, "")
     (row,) = table(out / "areas.csv")
     assert (row["lung_pixels"], row["lesion_pixels"]) == ("640", "240")
     assert float(row["lesion_share_of_lung"]) == 100 / 640
-    assert sorted(p.name for p in out.iterdir()) == ["a.png", "areas.csv"]
+    assert visible(out) == ["a.png", "areas.csv"]
 
 
 def test_a_folder_of_unequal_slices_in_its_order(tmp_path, workdir, capsys):
@@ -143,14 +158,32 @@ def truncated_jpeg(folder: Path) -> Path:
     return path
 
 
-def test_bad_inputs_are_one_line_and_nothing_is_written(tmp_path, workdir, capsys):
+def test_a_bad_picture_costs_itself_alone(tmp_path, workdir, capsys):
+    good = save(tmp_path / "good" / "a.png", block())
+    bad = {
+        "cut.jpg: truncated or damaged": truncated_jpeg(tmp_path),
+        "black.png: no contrast": save(tmp_path / "black.png", np.zeros((40, 40), np.uint8)),
+    }
+    options = ["--workdir", workdir(), "--no-pictures", "--out"]
+    for text, path in bad.items():
+        out = tmp_path / f"out_{path.stem}"
+        fail(capsys, text, *options, out, path, good)
+        assert visible(out) == ["a.png", "areas.csv", "errors.csv"]
+        (row,) = table(out / "errors.csv")
+        assert row["file"] == str(path) and text.split(": ")[1] in row["error"]
+        assert [row["file"] for row in table(out / "areas.csv")] == [str(good)]
+        save(path, block())
+        if path.suffix == ".png":
+            assert run(capsys, *options, out, path, good) == (0, "")
+            assert visible(out) == ["a.png", "areas.csv", "black.png"]
+
+
+def test_inputs_that_stop_everything_leave_nothing(tmp_path, workdir, capsys):
     good = save(tmp_path / "good" / "a.png", block())
     (tmp_path / "empty").mkdir()
     bad = {
         "no picture in this folder": tmp_path / "empty",
         "no such file or folder": tmp_path / "none.png",
-        "cut.jpg: truncated or damaged": truncated_jpeg(tmp_path),
-        "black.png: no contrast": save(tmp_path / "black.png", np.zeros((40, 40), np.uint8)),
         "would both become a.png": save(tmp_path / "other" / "a.jpg", block()),
         "would both become a_overlay.png": save(tmp_path / "a_overlay.png", block()),
     }
@@ -174,19 +207,26 @@ def test_lung_masks_that_do_not_fit(tmp_path, workdir, capsys):
     image = save(tmp_path / "a.png", block())
     arguments = ["--workdir", workdir(lung_mask="file"), "--out", tmp_path / "out", image]
     lungs = tmp_path / "lungs"
-    refuse(capsys, "needs a lung mask for each slice", *arguments)
-    refuse(
-        capsys,
-        f"{lungs / 'a.png'}: not found, expected a lung mask for",
-        *arguments,
-        "--lung-dir",
-        lungs,
-    )
+    given = [*arguments, "--lungs", lungs]
+    fail(capsys, f"{lungs / 'a.png'}: not found, expected a lung mask for", *given)
     save(lungs / "a.png", np.ones((3, 4), np.uint8))
-    refuse(capsys, "has 3 x 4 pixels, expected the 40 x 64 of", *arguments, "--lung-dir", lungs)
+    fail(capsys, "has 3 x 4 pixels, expected the 40 x 64 of", *given)
     save(lungs / "a.png", np.full((40, SIDE), 7, np.uint8))
-    refuse(capsys, "mask holds labels 7", *arguments, "--lung-dir", lungs)
-    assert not (tmp_path / "out").exists()
+    fail(capsys, "mask holds labels 7", *given)
+    assert visible(tmp_path / "out") == ["areas.csv", "errors.csv"]
+
+
+def test_a_network_of_files_finds_the_lungs_itself(tmp_path, workdir, capsys):
+    image = np.full((96, 96), 200, np.uint8)  # a body with two lungs, the mask of which is known
+    image[30:60, 15:40] = image[30:60, 55:80] = 30
+    path = save(tmp_path / "a.png", image)
+    out = tmp_path / "out"
+    work = workdir(lung_mask="file")
+    assert run(capsys, "--workdir", work, "--out", out, "--no-pictures", path) == (0, "")
+    (row,) = table(out / "areas.csv")
+    assert int(row["lung_pixels"]) == pytest.approx(2 * 30 * 25, rel=0.15)
+    status, errors = run(capsys, "--workdir", work, "--out", out, "--lungs", tmp_path, path)
+    assert status == 2 and "expected {'network'" in errors and "another --out" in errors
 
 
 def test_the_folder_of_the_inputs_is_not_written_to(tmp_path, workdir, capsys):
@@ -196,7 +236,7 @@ def test_the_folder_of_the_inputs_is_not_written_to(tmp_path, workdir, capsys):
     assert image.read_bytes() == before and list(image.parent.iterdir()) == [image]
 
 
-def test_a_disk_that_refuses_leaves_nothing(tmp_path, workdir, capsys, monkeypatch):
+def test_a_disk_that_refuses_stops_everything(tmp_path, workdir, capsys, monkeypatch):
     image = save(tmp_path / "a.png", block())
     work = workdir()
     refuse(capsys, "a.png", "--workdir", work, "--out", image / "out", image)
@@ -204,6 +244,5 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path, workdir, capsys, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device", "areas.csv")
 
-    monkeypatch.setattr(prediction, "write_table", full)
+    monkeypatch.setattr(batch, "write_table", full)
     refuse(capsys, "No space left", "--workdir", work, "--out", tmp_path / "out", image)
-    assert not (tmp_path / "out").exists()

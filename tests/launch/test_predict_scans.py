@@ -1,6 +1,7 @@
 """Scans through the predict command, with a predictor whose answer is known."""
 
 import csv
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ssa_jax.evaluation.inference import Output
 from ssa_jax.experiment import network as networks
 from ssa_jax.experiment import segmentation
 from ssa_jax.experiment import workdir as workdirs
-from ssa_jax.experiment.lesion_volumes import lesion_volumes
+from ssa_jax.experiment.lesion_volumes import lesion_volumes, rounded
 from ssa_jax.experiment.settings import Settings
 from tests.support.phantom_chest import SPACING, chest
 
@@ -69,9 +70,18 @@ def run(capsys, *arguments: str | Path) -> tuple[int, str, str]:
 
 
 def refuse(capsys, text: str, *arguments: str | Path) -> None:
+    """The command stops with one line."""
     status, out, errors = run(capsys, *arguments)
     assert (status, out) == (2, "") and errors.startswith("error: ") and text in errors, errors
     assert errors.count("\n") == 1
+
+
+def fail(capsys, text: str, *arguments: str | Path) -> None:
+    """The command leaves an input out, says `text` of it, and ends with status 3."""
+    status, _, errors = run(capsys, *arguments)
+    lines = [line for line in errors.splitlines() if "made-up chests" not in line]
+    assert status == 3 and lines[0].startswith("failed: ") and text in lines[0], errors
+    assert text in lines[-1]
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -93,7 +103,7 @@ def test_the_mask_lies_where_the_lesion_is_in_every_orientation(tmp_path, workdi
         save(tmp_path / "lungs" / name, scan.sides)  # one orientation for all
     out = tmp_path / "out"
     options = ["--workdir", workdir, "--out", out, "--intensity", "hu", "--no-pictures"]
-    options += ["--lung-dir", tmp_path / "lungs", "--quiet"]
+    options += ["--lungs", tmp_path / "lungs", "--quiet"]
     assert run(capsys, *options, tmp_path / "in")[0] == 0
     truth = scan.dense & (scan.sides == RIGHT)
     rows = table(out / "volumes.csv")
@@ -133,7 +143,10 @@ def test_volumes_by_class_and_side(scan):
     assert row["a_share_of_lung"] == pytest.approx(4 / (right + left))
     assert row["b_share_of_left_lung"] == pytest.approx(2 / left)
     row = lesion_volumes(labels, scan.sides, (1.1, 0.7, 0.7), ("a", "b"))
-    assert row["a_ml"] == 0.003773  # without the noise of 7 * 0.539 / 1000
+    assert row["a_ml"] == pytest.approx(0.003773)
+    row["a_ml"] = 12.34567
+    assert rounded(row)["a_ml"] == 12.3
+    assert rounded(row)["a_share_of_lung"] == pytest.approx(4 / (right + left))
 
 
 def test_what_touches_no_lung_is_removed():
@@ -157,13 +170,14 @@ def test_a_scan_without_lungs_gets_an_empty_mask_and_a_line(tmp_path, workdir, c
     path = save(tmp_path / "block.nii.gz", voxels)
     save(tmp_path / "lungs" / "block.nii.gz", np.zeros(voxels.shape, np.uint8))
     out = tmp_path / "out"
-    options = ["--workdir", workdir, "--out", out, "--lung-dir", tmp_path / "lungs"]
+    options = ["--workdir", workdir, "--out", out, "--lungs", tmp_path / "lungs"]
     status, said, _ = run(capsys, *options, "--intensity", "hu", path)
     assert status == 0 and "no lung found; the mask is empty" in said
     assert not np.asarray(nib.load(out / "block.nii.gz").dataobj).any()
     (row,) = table(out / "volumes.csv")
     assert row["lesion_ml"] == "0.0" and row["lesion_share_of_lung"] == ""
-    assert sorted(p.name for p in out.iterdir()) == ["block.nii.gz", "volumes.csv"]
+    shown = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    assert shown == ["block.nii.gz", "prediction.json", "volumes.csv"]
 
 
 def test_a_network_of_grey_slices_reads_the_window_cropped_to_the_lungs(
@@ -174,7 +188,7 @@ def test_a_network_of_grey_slices_reads_the_window_cropped_to_the_lungs(
     workdirs.save_settings(Settings.from_config(config), tmp_path / "grey")
     save(tmp_path / "lungs" / "a.nii.gz", scan.sides)
     out = tmp_path / "out"
-    options = ["--workdir", tmp_path / "grey", "--out", out, "--lung-dir", tmp_path / "lungs"]
+    options = ["--workdir", tmp_path / "grey", "--out", out, "--lungs", tmp_path / "lungs"]
     path = save(tmp_path / "a.nii.gz", scan.voxels)
     assert run(capsys, *options, "--intensity", "hu", path)[0] == 0
     mask = np.asarray(nib.load(out / "a.nii.gz").dataobj)
@@ -187,22 +201,44 @@ def test_a_network_of_grey_slices_reads_the_window_cropped_to_the_lungs(
     assert (out / "a.png").stat().st_size > 10_000
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, workdir, capsys, scan):
+def test_a_bad_scan_costs_itself_alone(tmp_path, workdir, capsys, scan):
+    path = save(tmp_path / "a.nii.gz", scan.voxels)
+    (tmp_path / "lungs").mkdir()
+    out = tmp_path / "out"
+    lungs = ["--workdir", workdir, "--out", out, "--lungs", tmp_path / "lungs"]
+    fail(capsys, "lungs: no a.nii.gz, expected a lung mask", *lungs, "--intensity", "hu", path)
+    save(tmp_path / "lungs" / "a.nii.gz", scan.sides[1:])
+    fail(capsys, "state the intensity", *lungs, path)
+    fail(capsys, "44 x 100 x 130", *lungs, "--intensity", "hu", path)
+    nib.save(nib.Nifti1Image(scan.sides, AFFINE * 1.01), tmp_path / "lungs" / "a.nii.gz")
+    fail(capsys, "mm apart", *lungs, "--intensity", "hu", path)
+    save(tmp_path / "lungs" / "a.nii.gz", scan.sides * 3)
+    fail(capsys, "holds the values 3, 6", *lungs, "--intensity", "hu", path)
+    assert not list(out.glob("*.nii.gz"))
+
+
+def test_what_stops_everything_leaves_nothing(tmp_path, workdir, capsys, scan):
     path = save(tmp_path / "a.nii.gz", scan.voxels)
     out = tmp_path / "out"
     base = ["--workdir", workdir, "--out", out]
-    lungs = [*base, "--lung-dir", tmp_path / "lungs"]
-    refuse(capsys, "ssa-jax lung_masks", *base, "--intensity", "hu", path)
-    other = save(tmp_path / "b.nii.gz", scan.voxels)
-    save(tmp_path / "lungs" / "a.nii.gz", scan.sides[1:])
-    missing = f"lungs: no b.nii.gz, expected a lung mask of that name for {other} (1 of 2"
-    refuse(capsys, missing, *lungs, "--intensity", "hu", path, other)
-    refuse(capsys, "state the intensity", *lungs, path)
-    refuse(capsys, "44 x 100 x 130", *lungs, "--intensity", "hu", path)
-    nib.save(nib.Nifti1Image(scan.sides, AFFINE * 1.01), tmp_path / "lungs" / "a.nii.gz")
-    refuse(capsys, "mm apart", *lungs, "--intensity", "hu", path)
-    save(tmp_path / "lungs" / "a.nii.gz", scan.sides * 3)
-    refuse(capsys, "holds the values 3, 6", *lungs, "--intensity", "hu", path)
     (tmp_path / "b.png").write_bytes(b"")
-    refuse(capsys, "predict each kind alone", *lungs, path, tmp_path / "b.png")
+    refuse(capsys, "predict each kind alone", *base, path, tmp_path / "b.png")
+    refuse(capsys, "--lungs takes threshold, unet:WEIGHTS", *base, "--lungs", "thresh", path)
+    refuse(capsys, "needs weights", *base, "--lungs", "unet", path)
     assert not out.exists()
+
+
+def test_the_header_and_the_table_name_the_network(tmp_path, workdir, capsys, scan):
+    path = save(tmp_path / "a.nii.gz", scan.voxels)
+    out = tmp_path / "out"
+    options = ["--workdir", workdir, "--out", out, "--intensity", "hu", "--no-pictures"]
+    status, said, errors = run(capsys, *options, path)
+    sha = hashlib.sha256(b"").hexdigest()[:12]  # of the variables, of which there are none
+    origin = f"ct_phantom, weights {sha}"
+    assert status == 0 and f"trained on {origin}; lungs are found by intensity and shape" in said
+    assert "has only seen made-up chests" in errors
+    header = nib.load(out / "a.nii.gz").header
+    assert header["descrip"].item().decode() == f"SSA-Net: {origin}"
+    (row,) = table(out / "volumes.csv")
+    assert (row["network"], row["notes"]) == (origin, "")
+    assert float(row["lung_ml"]) == round(float(row["lung_ml"]), 1) > 1000

@@ -42,6 +42,15 @@ def refuse(capsys, text: str, folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
+def fail(capsys, text: str, folder: Path) -> None:
+    """The bad case is left out and said; the other is scored."""
+    pair = ("--pred", folder / "pred", "--truth", folder / "truth")
+    status, out, errors = run(capsys, *pair, "--out", folder / "out")
+    assert status == 3 and text in errors and "1 of 2 inputs failed" in errors, errors
+    assert "HD95 (mm)" in out
+    assert json.loads((folder / "out" / "metrics.json").read_text())["cases"] == 1
+
+
 def test_scores_in_millimetres_whatever_the_axes(tmp_path, capsys):
     truth, prediction = label_map(), label_map()
     prediction[6:8, 3:6, 2:4] = 1  # 12 voxels and 2 mm too many along the first axis
@@ -80,7 +89,7 @@ def test_pictures_are_scored_in_pixels(tmp_path, capsys):
     assert status == 0 and "HD95 (px)" in printed and "0.6667" in printed
 
 
-def test_bad_input_is_one_line(tmp_path, capsys):
+def test_bad_input_is_one_line_and_a_bad_case_costs_itself(tmp_path, capsys):
     refuse(capsys, "no such folder", tmp_path)
     (tmp_path / "pred").mkdir()
     save(tmp_path / "truth" / "a.nii.gz", label_map())
@@ -89,12 +98,46 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     refuse(capsys, "no prediction of that name", tmp_path)
     save(tmp_path / "truth" / "b.nii.gz", label_map())
     save(tmp_path / "pred" / "a.nii.gz", label_map()[1:])
-    refuse(capsys, "not on the grid of", tmp_path)
+    fail(capsys, "not on the grid of", tmp_path)
     moved = AFFINE.copy()
     moved[0, 3] = 0.5
     save(tmp_path / "pred" / "a.nii.gz", label_map(), affine=moved)
-    refuse(capsys, "mm apart", tmp_path)
+    fail(capsys, "mm apart", tmp_path)
     save(tmp_path / "pred" / "a.nii.gz", label_map() * 4)
-    refuse(capsys, "holds the values 4, 8", tmp_path)
+    fail(capsys, "holds the values 4, 8", tmp_path)
     (tmp_path / "pred" / "a.nii.gz").write_bytes(b"")
-    refuse(capsys, "the file is empty", tmp_path)
+    fail(capsys, "the file is empty", tmp_path)
+    save(tmp_path / "pred" / "a.nii.gz", label_map())
+    pair = ("--pred", tmp_path / "pred", "--truth", tmp_path / "truth")
+    status, out, errors = run(capsys, *pair, "--out", tmp_path / "out")
+    assert (status, errors) == (0, "") and "holds 1 of 2 already" in out
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 2
+
+
+def test_doubts_about_the_millimetres_are_said(tmp_path, capsys):
+    """An identity makes every voxel 1 mm wide; a plain scaling leaves only the sides unknown."""
+    pair = ("--pred", tmp_path / "pred", "--truth", tmp_path / "truth")
+    for affine, said in ((np.eye(4), True), (AFFINE, False)):
+        for folder in ("truth", "pred"):
+            save(tmp_path / folder / "a.nii.gz", label_map(), affine=affine)
+        status, _, errors = run(capsys, *pair)
+        assert status == 0
+        assert errors.count("\n") == said
+        assert not said or "truth/a.nii.gz: the affine is the identity" in errors
+
+
+def test_maps_without_orientation_are_scored_on_stated_axes(tmp_path, capsys):
+    for folder in ("truth", "pred"):
+        path = tmp_path / folder / "a.nii.gz"
+        save(path, label_map())
+        image = nib.load(path)
+        bare = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+        bare.set_sform(None, 0)
+        nib.save(bare, path)
+    pair = ("--pred", tmp_path / "pred", "--truth", tmp_path / "truth")
+    status, _, errors = run(capsys, *pair)
+    assert status == 3 and "--axes LPS" in errors
+    status, _, errors = run(capsys, *pair, "--axes", "LPS", "--out", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert summary["standard"]["lesion"]["dsc"]["mean"] == 1.0

@@ -21,10 +21,10 @@ from input_pipeline.slices import Slice
 from input_pipeline.splits import load_split
 from launch import cli, self_train
 from ssa_jax.experiment import data
-from ssa_jax.experiment.labelling import weights_sha256
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.semi_supervised.quality import warnings_of
 from ssa_jax.semi_supervised.trust import Trust
+from ssa_jax.training.state import weights_sha256
 from tests.input_pipeline.test_pseudo_labels import hashes
 from tests.support import ROOT
 

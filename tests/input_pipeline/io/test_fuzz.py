@@ -21,6 +21,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import ImplicitVRLittleEndian
 
 from input_pipeline.io.read import read_scan
 from input_pipeline.io.scan import SPACING_MM, to_file_grid
@@ -158,7 +159,8 @@ def dicom_numbers(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = pydicom.dcmread(path)
-        order = "<" if made.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        syntax = made.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)  # the default
+        order = "<" if syntax.is_little_endian else ">"
         kind = f"{order}{'ui'[made.PixelRepresentation]}{made.BitsAllocated // 8}"
         count = int(made.Rows) * int(made.Columns)
         values = np.frombuffer(made.PixelData, kind, count).reshape(made.Rows, made.Columns)

@@ -209,7 +209,7 @@ def weights(tmp_path):
 
 def test_the_package_lungmask_gives_sides(monkeypatch, weights):
     monkeypatch.setitem(sys.modules, "lungmask", inferer(3))
-    lung_labels = lungmask_lung_labels(np.zeros((2, 4, 5), np.int16), weights)
+    lung_labels = lungmask_lung_labels(weights)(np.zeros((2, 4, 5), np.int16))
     np.testing.assert_array_equal(lung_labels[1], [[1, 2, 0, 0, 0]] * 4)
 
 
@@ -224,13 +224,13 @@ def test_the_package_lungmask_gives_sides(monkeypatch, weights):
 def test_what_lungmask_cannot_do_is_said(monkeypatch, weights, module, message):
     monkeypatch.setitem(sys.modules, "lungmask", module)
     with pytest.raises(ValueError, match=message):
-        lungmask_lung_labels(np.zeros((2, 4, 5), np.int16), weights)
+        lungmask_lung_labels(weights)(np.zeros((2, 4, 5), np.int16))
 
 
 def test_lungmask_never_looks_for_weights_itself(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lungmask", inferer(3))
     with pytest.raises(FileNotFoundError, match=r"none\.pth: no such file"):
-        lungmask_lung_labels(np.zeros((2, 4, 5), np.int16), tmp_path / "none.pth")
+        lungmask_lung_labels(tmp_path / "none.pth")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not here")

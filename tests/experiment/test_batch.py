@@ -1,0 +1,233 @@
+"""A run of many inputs: what stays when one is bad, when it is killed, and when it goes on."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from input_pipeline.files import read_lines, write_text
+from ssa_jax.experiment.batch import JOURNAL, Batch, Finished, InputsFailed, RunOptions
+from tests.support import ROOT
+from tests.support.phantom_chest import SPACING, chest
+
+RECORD = {"method": "count"}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Counting:
+    """Runs that write the size of text files, and remember which they read."""
+
+    def __init__(self, folder: Path, names: str) -> None:
+        self.out = folder / "out"
+        self.inputs = {f"{name}.txt": folder / "in" / f"{name}.txt" for name in names}
+        (folder / "in").mkdir()
+        for name, path in self.inputs.items():
+            path.write_text(name * 3)
+        self.read: list[str] = []
+
+    def batch(self, record=RECORD, also=None, **options) -> Batch:
+        return Batch(
+            self.out,
+            self.inputs,
+            record=record,
+            record_name="record.json",
+            table="sizes",
+            options=RunOptions(**options),
+            also=also,
+        )
+
+    def work(self, batch: Batch, name: str, path: Path) -> Finished:
+        self.read.append(name)
+        text = path.read_text()
+        if text == "bad":
+            raise ValueError(f"{path}: is bad, expected good; mend it")
+        return Finished(
+            [{"file": str(path), "size": len(text)}],
+            (name,),
+            lambda: write_text(self.out / name, text),
+            "done",
+        )
+
+    def run(self, **options) -> list[str]:
+        """Run, and return what was read."""
+        self.read = []
+        batch = self.batch(**options)
+        with batch.finish():
+            batch.each(partial(self.work, batch), echo=lambda line: None)
+        return self.read
+
+
+def test_bad_inputs_are_listed_and_tried_again(tmp_path, capsys):
+    runs = Counting(tmp_path, "abcd")
+    for name in ("b.txt", "c.txt"):
+        runs.inputs[name].write_text("bad")
+    with pytest.raises(InputsFailed) as failed:
+        runs.run()
+    head, *lines = str(failed.value).splitlines()
+    assert head.startswith(f"2 of 4 inputs failed, see {runs.out / 'errors.csv'}; the same")
+    paths = list(runs.inputs.values())
+    assert lines == [f"  {path}: is bad, expected good; mend it" for path in paths[1:3]]
+    assert [Path(row["file"]).name for row in table(runs.out / "sizes.csv")] == ["a.txt", "d.txt"]
+    assert [row["error"] for row in table(runs.out / "errors.csv")] == [
+        "is bad, expected good; mend it"
+    ] * 2
+    runs.inputs["b.txt"].write_text("good")
+    with pytest.raises(InputsFailed, match="1 of 4 inputs failed"):
+        runs.run()
+    assert runs.read == ["b.txt", "c.txt"]
+    runs.inputs["c.txt"].write_text("good")
+    assert runs.run() == ["c.txt"]
+    assert not (runs.out / "errors.csv").exists()
+    assert [row["size"] for row in table(runs.out / "sizes.csv")] == ["15", "4", "4", "15"]
+    assert runs.run() == []
+
+
+def test_a_changed_input_or_a_lost_result_is_done_again(tmp_path):
+    runs = Counting(tmp_path, "abc")
+    runs.run()
+    runs.inputs["b.txt"].write_text("longer than before")
+    (runs.out / "c.txt").unlink()
+    assert runs.run() == ["b.txt", "c.txt"]
+    assert [row["size"] for row in table(runs.out / "sizes.csv")] == ["15", "18", "15"]
+    lung = tmp_path / "lung"
+    lung.write_text("mask")
+    assert runs.run(also={"a.txt": lung}) == ["a.txt"]
+    lung.write_text("another mask")
+    assert runs.run(also={"a.txt": lung}) == ["a.txt"]
+    assert runs.run(also={"a.txt": lung}) == []
+
+
+def test_overwrite_starts_anew(tmp_path):
+    runs = Counting(tmp_path, "abc")
+    runs.run()
+    gone = runs.inputs.pop("c.txt")
+    assert runs.run(record={"method": "other"}, overwrite=True) == ["a.txt", "b.txt"]
+    assert gone.exists() and not (runs.out / "c.txt").exists()
+    assert len(table(runs.out / "sizes.csv")) == 2
+
+
+def test_shards_do_each_input_once_and_meet_in_one_table(tmp_path):
+    runs = Counting(tmp_path, "abcde")
+    parts = [runs.run(shard=(k, 3)) for k in (1, 2, 3)]
+    assert parts == [["a.txt", "d.txt"], ["b.txt", "e.txt"], ["c.txt"]]
+    assert not (runs.out / "sizes.csv").exists()
+    assert len(table(runs.out / "sizes.2-of-3.csv")) == 2
+    assert runs.run() == []
+    assert len(table(runs.out / "sizes.csv")) == 5
+
+
+def test_other_results_are_not_mixed(tmp_path):
+    runs = Counting(tmp_path, "ab")
+    runs.run()
+    with pytest.raises(ValueError, match=r"record.json: the results .* name another --out"):
+        runs.batch(record={"method": "other"})
+    twin = tmp_path / "a.txt"
+    twin.write_text("twin")
+    runs.inputs["a.txt"] = twin
+    with pytest.raises(ValueError, match=f"holds a.txt of .*in/a.txt, expected that of {twin}"):
+        runs.batch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").write_text("")
+    runs.out = tmp_path / "full"
+    with pytest.raises(FileExistsError, match="is not empty"):
+        runs.batch()
+
+
+def test_what_a_killed_run_left_of_a_line_is_dropped(tmp_path):
+    runs = Counting(tmp_path, "abc")
+    runs.run()
+    journal = runs.out / f"{JOURNAL}.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-7])
+    assert runs.run() == ["c.txt"]
+    assert journal.read_bytes() == whole
+    journal.write_bytes(whole.replace(b'"name"', b'"nome"', 1))
+    with pytest.raises(ValueError, match=r"jsonl: line 1 is damaged; start anew with --overwrite"):
+        runs.batch()
+    assert runs.run(overwrite=True) == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_a_result_that_cannot_be_written_stops_the_run(tmp_path):
+    runs = Counting(tmp_path, "abc")
+    batch = runs.batch()
+
+    def full(name, path):
+        def save():
+            raise OSError(28, "No space left on device")
+
+        return Finished([{}], (name,), save)
+
+    with pytest.raises(OSError, match="No space left"):
+        batch.each(full, echo=lambda line: None)
+    assert not (runs.out / f"{JOURNAL}.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_twelve_scans_three_bad_killed_twice(tmp_path):
+    """`lung_masks` ends with nine masks, the table of an undisturbed run, and status 3."""
+    phantom = chest()
+    affine = np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1.0])
+    affine[:3, 3] = (12, -7, 30)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(12):
+        image = nib.Nifti1Image(phantom.voxels[18:30].transpose(2, 1, 0), affine)
+        path = folder / f"s{number:02d}.nii.gz"
+        nib.save(image, path)
+        if number in (2, 5, 11):
+            path.write_bytes(path.read_bytes()[:2000])
+
+    def start(out: Path) -> subprocess.Popen:
+        flags = ["--intensity", "hu", "--out", str(out), str(folder)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "launch.lung_masks", *flags],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def masks() -> int:
+        return len(list((tmp_path / "out").glob("s*.nii.gz")))
+
+    for wanted in (2, 6):
+        process = start(tmp_path / "out")
+        while masks() < wanted and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert wanted <= masks() < 9
+    last = start(tmp_path / "out")
+    said, errors = last.communicate()
+    assert last.returncode == 3, errors
+    assert "already" in said and "3 of 12 inputs failed" in errors
+    undisturbed = start(tmp_path / "other")
+    undisturbed.communicate()
+    assert undisturbed.returncode == 3
+    names = sorted(path.name for path in (tmp_path / "other").iterdir())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert len([name for name in names if name.endswith(".nii.gz")]) == 9
+    for name in set(names) - {f"{JOURNAL}.jsonl"}:
+        ours, theirs = ((tmp_path / k / name).read_bytes() for k in ("out", "other"))
+        assert ours == theirs, name
+    done = [json.loads(line)["name"] for line in read_lines(tmp_path / "out/.results.jsonl")]
+    assert len(done) == len(set(done)) == 9
+    assert [Path(row["file"]).name for row in table(tmp_path / "out/errors.csv")] == [
+        "s02.nii.gz",
+        "s05.nii.gz",
+        "s11.nii.gz",
+    ]
