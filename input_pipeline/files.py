@@ -182,12 +182,16 @@ def safe_name(name: str) -> str:
 def encodable(text: str) -> str:
     r"""Return a text that UTF-8 can hold; a byte of a name that is not UTF-8 becomes `\udcNN`.
 
-    Python holds such bytes, of names written by other systems, as lone surrogates.
+    Python holds the bytes of a name as lone surrogates where they are no text in the encoding of
+    the file system; where that is not UTF-8, but the name is, its characters are returned.
 
     Args:
         text: any string.
     """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_text(path: Path, text: str) -> None:

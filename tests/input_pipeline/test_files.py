@@ -225,6 +225,9 @@ def test_names_in_other_bytes_than_utf8_are_written_and_read_back(tmp_path: Path
         "M\\udcfcller.nii.gz,Müller",
     ]
     assert read_table(tmp_path / "a.csv") == [{"file": name, "more": "Müller"}]
+    in_the_locale_c = "Müller".encode().decode("ascii", "surrogateescape")
+    assert files.encodable(in_the_locale_c) == "Müller"
+    assert files.encodable("\ud800") == "\\ud800"
     write_json(tmp_path / "a.json", {name: 1})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {name: 1}
     write_text(tmp_path / "a.txt", f"{name} ü\n")

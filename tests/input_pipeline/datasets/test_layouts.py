@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -52,7 +53,7 @@ def opened(folder: Path, split: str, options: Options | None = None):
 def listed(folder: Path) -> dict[str, dict[str, tuple[str, str | None]]]:
     """Names of image and label by case and split."""
     return {
-        split: {v.id: (v.image.name, v.mask and v.mask.name) for v in volumes}
+        split: {v.id: (v.image.name, v.mask.name if v.mask else None) for v in volumes}
         for split, volumes in Folder.find_volumes(folder).items()
     }
 
@@ -202,7 +203,7 @@ def test_pairs_of_header_and_image(tmp_path):
     made = save_folder(tmp_path)
     for kind in ("images", "labels"):
         for path in sorted((tmp_path / kind).iterdir()):
-            image = nib.load(path)
+            image: Any = nib.load(path)
             pair = nib.Nifti1Pair(np.asarray(image.dataobj), image.affine)
             nib.save(pair, path.with_name(path.name.replace(".nii.gz", ".img")))
             path.unlink()
@@ -329,7 +330,7 @@ def test_a_label_map_that_is_none(tmp_path, text):
 def bare(folder: Path) -> None:
     """Take the orientation out of all headers."""
     for path in folder.glob("*/*.nii.gz"):
-        image = nib.load(path)
+        image: Any = nib.load(path)
         made = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
         made.set_sform(None, 0)
         made.set_qform(None, 0)
