@@ -17,7 +17,9 @@ from input_pipeline.preprocess import unwindowed, windowed
 from tests.input_pipeline.datasets.test_volume_builder import (
     prepared,
     save,
+    save_ct_seg,
     save_folder,
+    save_medseg,
     volume,
 )
 
@@ -422,6 +424,25 @@ def test_notes_are_kept_in_the_card_and_said_again(tmp_path, capsys):
     assert json.loads(card.read_text())["notes"] == [line]
     assert prepared(capsys, *given) == (0, *(prepared(capsys, *given)[1:]))
     assert prepared(capsys, *given)[2].splitlines() == [line]
+
+
+def test_published_data_sets_say_their_notes_too(tmp_path, capsys):
+    """Each image, label map and lung mask of theirs; grey volumes that are read as such have none."""
+    made = save_ct_seg(tmp_path / "ct_seg")
+    images = tmp_path / "ct_seg/COVID-19-CT-Seg_20cases"
+    given = ("--data-dir", tmp_path / "records", "--quiet")
+    assert prepared(capsys, "covid19_ct_seg", "--source", tmp_path / "ct_seg", *given)[2] == ""
+    save(images / "coronacases_001.nii.gz", made[0]["image"] - 1024)
+    _, _, errors = prepared(capsys, "covid19_ct_seg", "--source", tmp_path / "ct_seg", *given)
+    assert errors.startswith(f"{images}/coronacases_001.nii.gz: ") and "minus an offset" in errors
+    lone, _ = save_medseg(tmp_path / "medseg")
+    save(tmp_path / "medseg/tr_im.nii.gz", lone["image"], affine=np.diag([-1, -1, 1, 1]))
+    for name in ("tr_mask", "tr_lungmasks_updated"):
+        part = {"tr_mask": "mask"}.get(name, "lung")
+        save(tmp_path / f"medseg/{name}.nii.gz", lone[part], affine=np.diag([-1, -1, 1, 1]))
+    status, _, errors = prepared(capsys, "medseg", "--source", tmp_path / "medseg", *given)
+    assert status == 0 and errors.count("\n") == 1  # said of the image, not again of its maps
+    assert "medseg/tr_im.nii.gz: the affine is 1 mm along every axis" in errors
 
 
 def test_records_built_before_there_was_a_card_are_not_built_again(tmp_path, capsys):

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline.inference_slices import read_hu
+from input_pipeline.inference_slices import read_hu, read_lung_labels
 from input_pipeline.io.doubts import value_doubts
 from input_pipeline.io.read import read_scan
 from input_pipeline.preprocess import unwindowed, windowed
@@ -148,3 +148,12 @@ def test_no_copy_of_the_volume_is_made():
     tracemalloc.stop()
     assert "1024" in doubt
     assert peak < large.nbytes / 2
+
+
+def test_axes_stated_for_a_scan_count_for_its_lung_mask(tmp_path):
+    for name, array in (("scan", HU), ("lung", chest().sides)):
+        nib.save(nib.Nifti1Image(array.T, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    scan = read_hu(tmp_path / "scan.nii.gz", intensity="hu", series=None, axes="LPS")
+    np.testing.assert_array_equal(scan.voxels, HU)
+    lung = read_lung_labels(tmp_path / "lung.nii.gz", scan)
+    np.testing.assert_array_equal(lung, chest().sides)
