@@ -175,13 +175,9 @@ def test_the_remedy_for_a_windowed_scan_is_a_flag_that_works(tmp_path, capsys, p
 
 def test_an_identity_is_said_and_axes_put_the_sides_right(tmp_path, capsys, phantom):
     """Arrays stored with numpy.eye(4), in the order x, y, z and in the order z, y, x."""
-    upright = write(
-        tmp_path / "sound.nii.gz", phantom.voxels, "LPS", affine=np.diag([-1, -1, 1, 1])
-    )
-    image = nib.load(upright)
-    moved = np.array(image.affine)
-    moved[:3, 3] = 7
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), upright)
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[:3, 3] = 7
+    upright = write(tmp_path / "sound.nii.gz", phantom.voxels, "LPS", affine)
     run(capsys, "--out", tmp_path / "out", "--intensity", "hu", upright)
     truth = np.asarray(nib.load(tmp_path / "out/sound.nii.gz").dataobj).T
     assert set(np.unique(truth)) == {0, 1, 2}

@@ -427,7 +427,7 @@ def test_notes_are_kept_in_the_card_and_said_again(tmp_path, capsys):
 
 
 def test_published_data_sets_say_their_notes_too(tmp_path, capsys):
-    """Each image, label map and lung mask of theirs; grey volumes that are read as such have none."""
+    """Of each image, label map and lung mask; grey volumes that are read as such raise none."""
     made = save_ct_seg(tmp_path / "ct_seg")
     images = tmp_path / "ct_seg/COVID-19-CT-Seg_20cases"
     given = ("--data-dir", tmp_path / "records", "--quiet")
