@@ -27,6 +27,7 @@ from input_pipeline.datasets.report import Report
 from input_pipeline.datasets.volume_builder import VolumeBuilder
 from input_pipeline.datasets.volumes import Options
 from input_pipeline.files import remove, remove_killed, temporary_name, write_json
+from input_pipeline.io.nifti_header import files_of
 from input_pipeline.io.scan import axes_affine
 from input_pipeline.slices import LazySequence, Slice
 
@@ -76,7 +77,8 @@ def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str, Report],
     def files(source_dir: Path, task: str, report: Report) -> list[Path]:
         del task
         splits = builder.list_volumes(source_dir, report)
-        listed = [p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p]
+        named = (p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p)
+        listed = [file for path in named for file in files_of(path)]
         about = (source_dir / name for name in (SETTINGS, PATIENTS))
         return listed + [path for path in about if path.exists()]
 

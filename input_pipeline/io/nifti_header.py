@@ -39,6 +39,23 @@ class Geometry(NamedTuple):
     notes: tuple[str, ...]
 
 
+def files_of(path: Path) -> list[Path]:
+    """List the files in which a volume is stored: the file itself, and the other of a pair.
+
+    Args:
+        path: the file, or either of a pair; it need not exist.
+    """
+    name = path.name.lower()
+    for own, others in ((HEADERS, VOXELS), (VOXELS, HEADERS)):
+        for suffix in own[::-1]:
+            if name.endswith(suffix):
+                ends = (*others, *map(str.upper, others))
+                beside = (path.with_name(path.name[: -len(suffix)] + end) for end in ends)
+                other = next((file for file in beside if file.exists()), None)
+                return [path] if other is None else [path, other]
+    return [path]
+
+
 def pair_of(path: Path) -> tuple[Path, Path]:
     """Return the files that hold header and voxels: one file twice, or the two of a pair.
 
@@ -49,20 +66,17 @@ def pair_of(path: Path) -> tuple[Path, Path]:
         ValueError: the other of the pair is missing.
     """
     name = path.name.lower()
-    for own, others in ((HEADERS, VOXELS), (VOXELS, HEADERS)):
-        suffix = next((suffix for suffix in own[::-1] if name.endswith(suffix)), None)
-        if suffix is None:
-            continue
-        stem = path.name[: -len(suffix)]
-        beside = [path.with_name(stem + end) for end in (*others, *map(str.upper, others))]
-        other = next((file for file in beside if file.exists()), None)
-        if other is None:
-            raise ValueError(
-                f"{path}: is half of a pair, expected {stem}{others[0]} or {stem}{others[1]} "
-                f"beside it; copy it there"
-            )
-        return (path, other) if own is HEADERS else (other, path)
-    return path, path
+    if not name.endswith((*HEADERS, *VOXELS)):
+        return path, path
+    files = files_of(path)
+    if len(files) == 1:
+        end = ".img" if name.endswith(HEADERS) else ".hdr"
+        stem = path.name[: name.rindex(".hdr" if end == ".img" else ".img")]
+        raise ValueError(
+            f"{path}: is half of a pair, expected {stem}{end} or {stem}{end}.gz beside it; copy it "
+            f"there"
+        )
+    return (files[0], files[1]) if name.endswith(HEADERS) else (files[1], files[0])
 
 
 def read_header(file: BinaryIO, path: Path) -> nib.Nifti1Header:

@@ -19,6 +19,7 @@ from input_pipeline.files import (
     write_json,
     write_table,
 )
+from input_pipeline.io.nifti_header import files_of
 
 JOURNAL = ".results"
 ERRORS = "errors"
@@ -277,8 +278,8 @@ _KEYS = ("name", "input", "stamp", "files", "rows")
 
 
 def _files(path: Path) -> list[Path]:
-    """List a file, or a folder with all that it holds."""
-    return [path, *path.rglob("*")] if path.is_dir() else [path]
+    """List a file (with the other of a pair), or a folder with all that it holds."""
+    return [path, *path.rglob("*")] if path.is_dir() else files_of(path)
 
 
 def _keep_record(path: Path, record: Mapping[str, Any]) -> None:

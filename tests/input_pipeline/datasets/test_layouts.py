@@ -213,6 +213,9 @@ def test_pairs_of_header_and_image(tmp_path):
     assert listed(tmp_path)["train"]["0"] == ("0.hdr", "0.hdr")
     masks = np.concatenate([parts["mask"] for parts in made[:2]])
     np.testing.assert_array_equal([s.mask for s in opened(tmp_path, "train")], masks)
+    voxels = tmp_path / "labels/1.img"  # whose change is noticed too, though .hdr is as it was
+    voxels.write_bytes(bytes(voxels.stat().st_size))
+    np.testing.assert_array_equal([s.mask for s in opened(tmp_path, "train")][6:], masks[6:] * 0)
 
 
 def save_pictures(folder: Path, high: int = 2) -> list[tuple[np.ndarray, np.ndarray]]:
