@@ -41,6 +41,7 @@ def _model() -> ConfigDict:
     """Return the network."""
     model = ConfigDict()
     model.encoder = "published"  # or 'torchvision', which ImageNet weights fit
+    model.stage_sizes = (3, 4, 6, 3)  # residual blocks of its four stages; this is ResNet34
     model.skip = "concat"  # the paper's skip connections (sec. 3.1.3); 'add' is the published code
     model.spatial_conv = True  # table 3's "SC"
     model.kernel_size = 9  # k, width of the spatial convolution's kernels (eq. 5)

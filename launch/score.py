@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
     )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
     score_folders(
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> None:
         out=options.out,
         axes=options.axes,
         options=RunOptions(options.overwrite, options.shard),
+        quiet=options.quiet,
         echo=partial(print, flush=True),
     )
 

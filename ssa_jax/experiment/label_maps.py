@@ -16,6 +16,7 @@ from input_pipeline.io.read import read_mask
 from ssa_jax.evaluation.metrics import CaseMetrics, CaseRow, case_rows
 from ssa_jax.evaluation.summary import format_table, summarize
 from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
+from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.settings import CLASS_NAMES
 
 SUFFIXES = (*NIFTI, ".png")
@@ -94,6 +95,7 @@ def score_folders(
     out: Path | None,
     axes: str | None,
     options: RunOptions,
+    quiet: bool,
     echo: Callable[[str], Any],
 ) -> None:
     """Score the label maps of a folder against the truth of equal names, and print the table.
@@ -107,6 +109,7 @@ def score_folders(
             goes on; None writes nothing.
         axes: directions of the axes of files that state no orientation, or only a default.
         options: see `RunOptions`.
+        quiet: show no progress.
         echo: prints the table, without `paper_compat`, which needs probabilities.
 
     Raises:
@@ -142,9 +145,10 @@ def score_folders(
                 spacing=pair.spacing,
                 tolerance=tolerance,
             )
+            bar.update()
             return Finished(cast("list[dict[str, Any]]", rows))
 
-        with batch.finish():
+        with batch.finish(), progress(len(batch.missing), quiet=quiet) as bar:
             batch.each(measure, echo=echo)
             if batch.rows:
                 summary = summarize(cast("list[CaseRow]", batch.rows))

@@ -41,6 +41,7 @@ class ModelSettings:
     """The network."""
 
     encoder: str
+    stage_sizes: tuple[int, ...]
     skip: str
     spatial_conv: bool
     kernel_size: int

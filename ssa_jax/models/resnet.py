@@ -11,7 +11,8 @@ from ssa_jax.models.layers import Conv
 from ssa_jax.ops.conv import max_pool
 
 ENCODERS = ("published", "torchvision")
-STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks and channels of each stage
+STAGE_SIZES = (3, 4, 6, 3)  # residual blocks of each stage of ResNet34
+CHANNELS = (64, 128, 256, 512)  # of each stage
 
 
 class ResidualBlock(nn.Module):
@@ -48,7 +49,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet34(nn.Module):
-    """ResNet34 without its classifier.
+    """ResNet34 without its classifier, or a ResNet of other depth with the same blocks.
 
     Attributes:
         variant: 'published' (the authors' code: each block's first convolution has a bias and
@@ -56,12 +57,14 @@ class ResNet34(nn.Module):
         norm: constructor of BatchNorm.
         dtype: type of the computation.
         conv_implementation: see `ops.conv.convolution`.
+        stage_sizes: residual blocks of each of the four stages; (2, 2, 2, 2) is ResNet18.
     """
 
     variant: str
     norm: Any
     dtype: Any = jnp.float32
     conv_implementation: str | None = None
+    stage_sizes: tuple[int, ...] = STAGE_SIZES
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array, Array]:
@@ -72,16 +75,22 @@ class ResNet34(nn.Module):
             `[B, H/32, W/32, 512]`.
 
         Raises:
-            ValueError: an unknown variant.
+            ValueError: an unknown variant, or not four stages of one block or more.
         """
         if self.variant not in ENCODERS:
             raise ValueError(f"model.encoder is {self.variant!r}; expected one of {ENCODERS}")
+        if len(self.stage_sizes) != len(CHANNELS) or min(self.stage_sizes) < 1:
+            raise ValueError(
+                f"model.stage_sizes is {self.stage_sizes}; expected four numbers of 1 or more"
+            )
         published = self.variant == "published"
         conv = partial(Conv, dtype=self.dtype, implementation=self.conv_implementation)
         x = conv(64, 7, 2, use_bias=False, name="stem")(x)
         x = max_pool(nn.relu(self.norm(name="stem_norm")(x)))
         outputs = []
-        for stage, (blocks, features) in enumerate(STAGES, start=1):
+        for stage, (blocks, features) in enumerate(
+            zip(self.stage_sizes, CHANNELS, strict=True), start=1
+        ):
             for block in range(1, blocks + 1):
                 x = ResidualBlock(
                     features,

@@ -11,7 +11,7 @@ from jax import Array
 from ssa_jax.models.attention import energy
 from ssa_jax.models.decoder import Decoder
 from ssa_jax.models.layers import SpatialConv
-from ssa_jax.models.resnet import ResNet34
+from ssa_jax.models.resnet import STAGE_SIZES, ResNet34
 
 STRIDE = 32  # the encoder halves height and width five times
 
@@ -44,6 +44,7 @@ class SSANet(nn.Module):
         axis_name: mapped axis over which BatchNorm's statistics are averaged, None for one device.
         spatial_conv_implementation: see `ops.spatial_conv.spatial_convolution`.
         conv_implementation: see `ops.conv.convolution`.
+        stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
 
     Example:
         >>> import jax
@@ -64,6 +65,7 @@ class SSANet(nn.Module):
     axis_name: str | None = None
     spatial_conv_implementation: str | None = None
     conv_implementation: str | None = None
+    stage_sizes: tuple[int, ...] = STAGE_SIZES
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
@@ -84,7 +86,14 @@ class SSANet(nn.Module):
                 "pad it"
             )
         norm = self.norm(train)
-        encoder = ResNet34(self.encoder, norm, self.dtype, self.conv_implementation, name="encoder")
+        encoder = ResNet34(
+            self.encoder,
+            norm,
+            self.dtype,
+            self.conv_implementation,
+            self.stage_sizes,
+            name="encoder",
+        )
         stages = encoder(image.astype(self.dtype))
         e1, e2, e3, deepest = stages
         self.sow("intermediates", "e4", deepest)

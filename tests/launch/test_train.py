@@ -53,6 +53,7 @@ def arguments(source: Path, workdir: Path, **fields) -> list[str]:
         "data.lung_mask": "none",
         "data.validation_slices": 1,
         "model.kernel_size": 3,
+        "model.stage_sizes": (1, 1, 1, 1),  # compiles in a third of the time
         "train.batch_size": 2,
         "train.epochs": EPOCHS,
         "eval.batch_size": 1,

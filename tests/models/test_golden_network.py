@@ -91,12 +91,14 @@ def gradients(model, variables, theirs):
         return (dice + 0.1 * terms.sum(), terms.sum()), logits
 
     @jax.jit
-    def computed(params):
+    def computed(params, weights):
         values, pullback, logits = jax.vjp(two_losses, params, has_aux=True)
-        one, zero = (jnp.full_like(values[0], number) for number in (1, 0))
-        return *values, logits, pullback((one, zero))[0], pullback((zero, one))[0]
+        weights = tuple(jnp.full_like(values[0], weight) for weight in weights)
+        return *values, logits, pullback(weights)[0]
 
-    return computed(variables["params"])
+    # Two calls of one program, whose backward pass is compiled once.
+    *values, of_total = computed(variables["params"], (1.0, 0.0))
+    return *values, of_total, computed(variables["params"], (0.0, 1.0))[-1]
 
 
 @pytest.mark.parametrize("backend", ["gpu", "cpu"])

@@ -55,8 +55,8 @@ def three_steps_of_the_network():
 
     At 64 pixels the deepest map is 2 x 2, so that wider kernels would not reach further.
     """
-    variables = variables_of(SSANet(kernel_size=3))
-    model = SSANet(kernel_size=3, axis_name=AXIS)
+    model = SSANet(kernel_size=3, stage_sizes=(1, 1, 1, 1), axis_name=AXIS)
+    variables = variables_of(model.clone(axis_name=None))
     step = train_step(model, sgd(), dataclasses.replace(SETTINGS, normalize="none"))
     state = init_state(variables, sgd(), average=False)
     return variables, {way: run(step, state, batches(3, 64), way)[-1] for way in WAYS}
