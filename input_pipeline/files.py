@@ -5,8 +5,11 @@ host, the process and a random part, so that two jobs on a shared disk never use
 """
 
 import csv
+import hashlib
+import io
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -16,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".unfinished"  # marks a temporary name; a killed process leaves such names behind
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is computed by a spreadsheet
+MOST_BYTES = 200  # of a name that `safe_name` returns; file systems allow 255, suffix included
+UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udc7f\udd00-\udfff]')  # on any system
+ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")  # a byte of a name that is not UTF-8
 
 
 def temporary_name(path: Path) -> Path:
@@ -149,8 +156,48 @@ def require_empty(folder: Path, flag: str) -> None:
         )
 
 
+def safe_name(name: str) -> str:
+    r"""Return the name of a file, inside the folder it is put in, for an id of any origin.
+
+    Slashes and what else no file name may hold become `_`, and so does a dot at the start. A name
+    that had to be changed or is long ends in a hash of the whole, so that two ids never share one.
+
+    Args:
+        name: for instance the id of a record, which may hold anything.
+
+    Example:
+        >>> safe_name("case_01")
+        'case_01'
+        >>> safe_name("../x")
+        '_._x_d6b96a97'
+    """
+    cleaned = re.sub(r"^\.", "_", UNSAFE.sub("_", name))
+    data = cleaned.encode("utf-8", "surrogateescape")
+    if cleaned == name and 0 < len(data) <= MOST_BYTES:
+        return name
+    kept = data[: MOST_BYTES - 9].decode("utf-8", "ignore")
+    return f"{kept}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def encodable(text: str) -> str:
+    r"""Return a text that UTF-8 can hold; a byte of a name that is not UTF-8 becomes `\udcNN`.
+
+    Python holds the bytes of a name as lone surrogates where they are no text in the encoding of
+    the file system; where that is not UTF-8, but the name is, its characters are returned.
+
+    Args:
+        text: any string.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8 completely or not at all.
+
+    Bytes of names that are not UTF-8 are written as `encodable` returns them.
 
     Args:
         path: the file; missing folders are made.
@@ -159,7 +206,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, encodable(text).encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -228,7 +275,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, completely or not at all.
 
     Columns are in the order in which they first appear. None and absent entries become empty
-    cells. A nested mapping becomes one column for each of its entries (`standard.dsc`).
+    cells. A nested mapping becomes one column for each of its entries (`standard.dsc`). A text that
+    a spreadsheet would compute as a formula gets an apostrophe before it, and bytes of names that
+    are not UTF-8 are written as `encodable` returns them; `read_table` undoes both.
 
     Args:
         path: the file; missing folders are made.
@@ -239,13 +288,26 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     flat = [_flatten(row) for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
+    with atomic_file(path) as temporary:
+        lines = [_line(columns), *(_line([row.get(name) for name in columns]) for row in flat)]
+        temporary.write_bytes("".join(lines).encode("utf-8"))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a table that `write_table` wrote; its texts are those that it was given.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A mapping from column to text for each row; empty cells are empty texts.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: _text(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
 @contextmanager
@@ -274,6 +336,38 @@ def _runs(process: str) -> bool:
     except PermissionError:  # it is running and belongs to another user
         return True
     return True
+
+
+def _line(values: Sequence[Any]) -> str:
+    """Return one line of a table; the module csv quotes what its own line ends hold, so both."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow([_cell(value) for value in values])
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell's value as it is written: no text begins as a formula, all are UTF-8."""
+    if not isinstance(value, str):
+        return value
+    return f"'{encodable(value)}" if _is_formula(value) else encodable(value)
+
+
+def _text(cell: str) -> str:
+    """Return the text for which `_cell` returned a cell."""
+    if cell.startswith("'") and _is_formula(cell):
+        cell = cell[1:]
+    return ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), cell)
+
+
+def _is_formula(text: str) -> bool:
+    """Say whether a text, after any apostrophes, begins as a formula and is no plain number."""
+    if not text.lstrip("'").startswith(FORMULA):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

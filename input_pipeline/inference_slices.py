@@ -25,7 +25,8 @@ def read_hu(path: Path, *, intensity: str | None, series: str | None, axes: str 
         path: NIfTI file, DICOM file or DICOM folder.
         intensity: 'hu' or 'windowed'; None for DICOM, which is always 'hu'.
         series: UID or number of the series to read from a DICOM folder; None if it has only one.
-        axes: directions of the axes of a NIfTI file that states no orientation, such as 'LPS'.
+        axes: directions of the axes of a NIfTI file that states no orientation, or only a program's
+            default, such as 'LPS'.
 
     Raises:
         ValueError: the file cannot be used, or its spacing is unknown; the message names the file.
@@ -60,6 +61,8 @@ def in_hu(scan: Scan, intensity: str | None) -> Scan:
 def read_lung_labels(path: Path, scan: Scan) -> np.ndarray:
     """Read the lung labels of a scan from a NIfTI label map.
 
+    Axes that the user stated for the scan count for the map too.
+
     Args:
         path: label map of 1 (right) and 2 (left), or of 1 for both lungs.
         scan: the scan it belongs to.
@@ -71,7 +74,7 @@ def read_lung_labels(path: Path, scan: Scan) -> np.ndarray:
         ValueError: the map has other labels, or another grid than the scan.
         OSError: the file cannot be opened.
     """
-    found = read_labels(path, (0, 1, 2))
+    found = read_labels(path, (0, 1, 2), axes=scan.stated_axes)
     reason = same_grid(scan, found)
     if reason:
         raise ValueError(f"{path}: not on the grid of {scan.id}: {reason}; make it again")

@@ -8,6 +8,7 @@ import argparse
 import ast
 import ctypes
 import importlib
+import io
 import os
 import platform
 import signal
@@ -35,7 +36,7 @@ COMMANDS = {  # by name: module, and what it does
     "benchmark": ("launch.benchmark.__main__", "measure speed"),
 }
 USER_ERROR = 2
-SOME_FAILED = 3  # of many inputs; the others are done
+SOME_FAILED = 3  # of many inputs, the others are done; or faults that a command was to look for
 INTERRUPTED = 130
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
 DEBUG_VARIABLE = "SSA_JAX_DEBUG"  # set to anything: errors come with their traceback
@@ -62,6 +63,8 @@ def main() -> NoReturn:
 def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     """Run a command and exit; SIGTERM interrupts it as Ctrl-C does, freed memory is kept.
 
+    Characters of a file's name that the terminal cannot show are printed as escapes.
+
     Args:
         command: the `main` of its module.
         arguments: the command line without the program's name.
@@ -71,6 +74,9 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     from ssa_jax.experiment.batch import InputsFailed
     from ssa_jax.training.loop import Interrupted, TrainingDiverged
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     tune_cpu_allocator()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     absl.logging.set_verbosity(absl.logging.ERROR)

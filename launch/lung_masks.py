@@ -1,11 +1,11 @@
 """Find the lungs in CT scans: `ssa-jax lung_masks --out DIR INPUT...`.
 
-Inputs are scans in HU: NIfTI files (with --intensity hu, as the format does not say what its values
-are), DICOM files or folders of slices, a DICOMDIR, folders of all these at any depth, or zip
-archives. For each, DIR gets NAME.nii.gz on the scan's own grid: 0 outside, 1 the patient's right
-lung, 2 the left; lungs.csv has their volumes, and notes. A scan that cannot be used is left out,
-errors.csv says why, and the exit status is 3. The same command goes on with the scans that have no
-mask yet; a mask that was made by hand is kept. Methods:
+Inputs are NIfTI files (state --intensity, as the format does not say what its values are), DICOM
+files or folders of slices, a DICOMDIR, folders of all these at any depth, or zip archives. For
+each, DIR gets NAME.nii.gz on the scan's own grid: 0 outside, 1 the patient's right lung, 2 the
+left; lungs.csv has their volumes, and notes. A scan that cannot be used is left out, errors.csv
+says why, and the exit status is 3. The same command goes on with the scans that have no mask yet;
+a mask that was made by hand is kept. Methods:
 
 threshold  by intensity and shape; needs nothing else. Lobes without any air are lost.
 unet       the U-Net R231 of the package lungmask, run by JAX; needs its published weights.
@@ -16,8 +16,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from input_pipeline.inference_slices import WINDOWED, read_hu
 from input_pipeline.io.find import find_scans
-from input_pipeline.io.read import read_scan
 from launch import cli
 from ssa_jax.experiment.batch import RunOptions
 from ssa_jax.experiment.lung_masks import METHODS, by_method, find_lungs
@@ -33,13 +33,19 @@ def main(arguments: list[str]) -> None:
         "--method", choices=METHODS, help="how [unet where --weights is given, else threshold]"
     )
     parser.add_argument("--weights", type=Path, help=f"R231 weights: {', '.join(SUFFIXES)}")
-    parser.add_argument("--intensity", choices=("hu",), help="what NIfTI files hold")
+    parser.add_argument(
+        "--intensity",
+        choices=("hu", WINDOWED),
+        help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
+    )
     parser.add_argument(
         "--series",
         help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
         "2 of series 3",
     )
-    parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
     method = options.method or ("unet" if options.weights else "threshold")
@@ -47,7 +53,7 @@ def main(arguments: list[str]) -> None:
         find_scans(options.inputs, series=options.series),
         options.out,
         by_method(method, options.weights),
-        read=lambda path: read_scan(
+        read=lambda path: read_hu(
             path, intensity=options.intensity, series=options.series, axes=options.axes
         ),
         options=RunOptions(options.overwrite, options.shard),

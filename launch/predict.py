@@ -64,7 +64,9 @@ def main(arguments: list[str]) -> None:
         help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
         "2 of series 3",
     )
-    parser.add_argument("--axes", help="of NIfTI files without orientation, for instance LPS")
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")

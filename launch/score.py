@@ -29,6 +29,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--tolerance", type=float, default=3.0, help="of NSD, mm [3]")
     parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
@@ -38,6 +41,7 @@ def main(arguments: list[str]) -> None:
         task=options.task,
         tolerance=options.tolerance,
         out=options.out,
+        axes=options.axes,
         options=RunOptions(options.overwrite, options.shard),
         quiet=options.quiet,
         echo=partial(print, flush=True),

@@ -7,27 +7,37 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.datasets import covid_semiseg, folder
+from input_pipeline.datasets import covid_semiseg
 from input_pipeline.datasets.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.datasets.covid_semiseg import CovidSemiseg
 from input_pipeline.datasets.ct_phantom import patients
 from input_pipeline.datasets.ct_phantom.builder import CtPhantom
 from input_pipeline.datasets.folder import Folder
+from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
+from input_pipeline.datasets.patients_table import PATIENTS
+from input_pipeline.datasets.report import Report
 from input_pipeline.datasets.volume_builder import VolumeBuilder
+from input_pipeline.datasets.volumes import Options
 from input_pipeline.files import remove, remove_killed, temporary_name, write_json
+from input_pipeline.io.nifti_header import files_of
+from input_pipeline.io.scan import axes_affine
 from input_pipeline.slices import LazySequence, Slice
 
 UNLABELLED = "unlabelled"
 SHARD_SLICES = 512  # records in each file
 BUILDING = "building"  # stem of the temporary folder in which records are built
-SOURCE_FILE = "source.json"  # beside the records: a hash of the files they were built from
+# Beside the records, the card of the data set: a hash of the files that they were built from, what
+# the user stated, and what was noticed while the files were read.
+SOURCE_FILE = "source.json"
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -39,33 +49,37 @@ class DatasetInfo:
         has_lung: whether its slices have a lung mask.
         tasks: its tasks, 'binary' and 'multiclass' or one of them.
         builder: class that writes its records.
-        files: function that lists the user's files, given their folder and the task; None if the
-            data set needs no files.
+        files: function that lists the user's files, given their folder, the task and a report;
+            None if the data set needs no files.
         per_task: whether each task has its own records.
+        states_splits: whether the user may state the splits; a split 'validation' then validates.
     """
 
     intensity: str
     has_lung: bool
     tasks: tuple[str, ...]
     builder: type[tfds.core.GeneratorBasedBuilder]
-    files: Callable[[Path, str], list[Path]] | None
+    files: Callable[[Path, str, Report], list[Path]] | None
     per_task: bool = False
+    states_splits: bool = False
 
 
-def _semiseg_files(source_dir: Path, task: str) -> list[Path]:
+def _semiseg_files(source_dir: Path, task: str, report: Report) -> list[Path]:
     """Return the files of COVID-SemiSeg."""
+    del report
     splits = covid_semiseg.find_cases(source_dir, task)
     return [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
 
 
-def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str], list[Path]]:
+def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str, Report], list[Path]]:
     """Return a function that lists the files of a data set of volumes."""
 
-    def files(source_dir: Path, task: str) -> list[Path]:
+    def files(source_dir: Path, task: str, report: Report) -> list[Path]:
         del task
-        splits = builder.find_volumes(source_dir)
-        listed = [p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p]
-        about = (source_dir / name for name in (folder.SETTINGS, folder.PATIENTS))
+        splits = builder.list_volumes(source_dir, report)
+        named = (p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p)
+        listed = [file for path in named for file in files_of(path)]
+        about = (source_dir / name for name in (SETTINGS, PATIENTS))
         return listed + [path for path in about if path.exists()]
 
     return files
@@ -80,18 +94,27 @@ DATASETS = {
         "hu", True, ("binary",), Covid19CtSeg, _volume_files(Covid19CtSeg)
     ),
     "medseg": DatasetInfo("hu", True, BOTH_TASKS, Medseg, _volume_files(Medseg)),
-    "folder": DatasetInfo("hu", True, BOTH_TASKS, Folder, _volume_files(Folder)),
+    "folder": DatasetInfo(
+        "hu", True, BOTH_TASKS, Folder, _volume_files(Folder), states_splits=True
+    ),
     "ct_phantom": DatasetInfo("hu", True, BOTH_TASKS, CtPhantom, None),
 }
 
 
 def build(
-    name: str, *, source_dir: Path | None, data_dir: Path, task: str, progress: bool = False
-) -> None:
+    name: str,
+    *,
+    source_dir: Path | None,
+    data_dir: Path,
+    task: str,
+    options: Options | None = None,
+    progress: bool = False,
+) -> bool:
     """Build a data set, completely or not at all, unless the same source is already built.
 
-    If the names, sizes or times of the source's files have changed, the data set is built again and
-    the new records replace the old ones.
+    If the names, sizes or times of the source's files, or what is stated about them, have changed,
+    the data set is built again and the new records replace the old ones. What is noticed while the
+    files are read is printed on standard error and kept in the data set's card, see `notes`.
 
     Args:
         name: key of `DATASETS`.
@@ -99,28 +122,98 @@ def build(
             ignores it.
         data_dir: folder for the records of all data sets.
         task: 'binary' or 'multiclass'.
+        options: what the user states about the files; None for what the existing records were
+            built with.
         progress: whether to show progress bars on stderr.
 
+    Returns:
+        Whether it was built now.
+
     Raises:
-        ValueError: there is no such data set or task, or the source is incomplete or damaged.
+        ValueError: there is no such data set or task, or the source is incomplete or damaged; of
+            several faults each is printed on a line of standard error.
         OSError: `data_dir` cannot be written.
     """
     target = _directory(name, data_dir, task)
     if DATASETS[name].files is not None and source_dir is None:
         if target.is_dir():
-            return
+            return False
         raise ValueError(
             f"{data_dir}: {name} is not built and no source_dir was given; set source_dir"
         )
-    source = _fingerprint(name, source_dir, task)
-    if _built_from(target) == source:
-        return
+    report, before = Report(), _card(target)
+    options = _checked(name, options or _options(before))
+    source = _fingerprint(name, source_dir, task, report)
+    if not report.faults and (before.get("sha256"), _options(before)) == (source, options):
+        return False
+    if source_dir is not None and DATASETS[name].builder is CovidSemiseg:
+        _check_pictures(source_dir, task, report)
+        report.raise_faults(source_dir)
     with _scratch(data_dir) as scratch:
-        builder = _builder(name, source_dir, scratch, task)
+        builder = _builder(name, source_dir, scratch, task, options, report)
         _prepare(builder, progress)
+        report.raise_faults(source_dir or data_dir)
         built = Path(builder.data_dir)
-        write_json(built / SOURCE_FILE, {"sha256": source})
+        card = {"sha256": source, "notes": report.notes, "axes": options.axes}
+        write_json(built / SOURCE_FILE, card | {"labels": options.labels})
         _move(built, target, scratch)
+    return True
+
+
+def check(name: str, *, source_dir: Path, task: str, options: Options, report: Report) -> int:
+    """Read all files of a data set without building it.
+
+    Args:
+        name: key of `DATASETS`.
+        source_dir: folder with the user's files.
+        task: 'binary' or 'multiclass'.
+        options: what the user states about the files.
+        report: gets the notes and the faults.
+
+    Returns:
+        The number of volumes, or of pictures, read.
+
+    Raises:
+        ValueError: there is no such data set or task, or the folder is not such a data set.
+    """
+    _directory(name, Path(), task)
+    builder = DATASETS[name].builder
+    options = _checked(name, options)
+    if issubclass(builder, VolumeBuilder):
+        return builder.check(source_dir, options, report)
+    if DATASETS[name].files is None:
+        raise ValueError(f"{name} is made by this program; it has no files to check")
+    return _check_pictures(source_dir, task, report)
+
+
+def notes(name: str, *, data_dir: Path, task: str) -> list[str]:
+    """Return what was noticed while the files of a built data set were read.
+
+    Args:
+        name: key of `DATASETS`.
+        data_dir: folder with the records of all data sets.
+        task: 'binary' or 'multiclass'.
+
+    Raises:
+        ValueError: there is no such data set or task.
+    """
+    return list(_card(_directory(name, data_dir, task)).get("notes", []))
+
+
+def validation_split(name: str, *, data_dir: Path, task: str) -> str:
+    """Return the name of the split that the user stated to validate on; '' if there is none.
+
+    Args:
+        name: key of `DATASETS`.
+        data_dir: folder with the records of all data sets.
+        task: 'binary' or 'multiclass'.
+
+    Raises:
+        ValueError: there is no such data set or task, or it is not built.
+    """
+    stated = DATASETS[name].states_splits
+    there = stated and VALIDATION in split_names(name, data_dir=data_dir, task=task)
+    return VALIDATION if there else ""
 
 
 def open_split(name: str, split: str, *, data_dir: Path, task: str) -> Sequence[Slice]:
@@ -232,17 +325,44 @@ def _directory(name: str, data_dir: Path, task: str) -> Path:
 
 
 def _builder(
-    name: str, source_dir: Path | None, data_dir: Path, task: str
+    name: str,
+    source_dir: Path | None,
+    data_dir: Path,
+    task: str,
+    options: Options,
+    report: Report,
 ) -> tfds.core.DatasetBuilder:
     """Return the builder that writes the records of a data set."""
     info = DATASETS[name]
     own: dict[str, Any] = {} if info.files is None else {"source_dir": source_dir}
     if info.per_task:
         own["config"] = task
+    if issubclass(info.builder, VolumeBuilder):
+        own |= {"options": options, "report": report}
     return info.builder(data_dir=data_dir, file_format="array_record", **own)
 
 
-def _fingerprint(name: str, source_dir: Path | None, task: str) -> str:
+def _check_pictures(source_dir: Path, task: str, report: Report) -> int:
+    """Read every slice of COVID-SemiSeg, and return their number."""
+    cases = [c for part in covid_semiseg.find_cases(source_dir, task).values() for c in part]
+    for case in cases:
+        report.attempt(partial(covid_semiseg.read_case, case, task))
+    return len(cases)
+
+
+def _checked(name: str, options: Options) -> Options:
+    """Check that a data set takes what is stated about it."""
+    builder = DATASETS[name].builder
+    if options.axes is not None:
+        if not issubclass(builder, VolumeBuilder):
+            raise ValueError(f"{name}: --axes is {options.axes!r}, but its files have no such axes")
+        axes_affine(options.axes, (1.0, 1.0, 1.0))
+    if options.labels is not None and builder is not Folder:
+        raise ValueError(f"{name}: its labels are known; --labels is for the data set folder")
+    return options
+
+
+def _fingerprint(name: str, source_dir: Path | None, task: str, report: Report) -> str:
     """Return a hash of what the records depend on; for files, their names, sizes and times."""
     files = DATASETS[name].files
     if files is None:
@@ -250,9 +370,8 @@ def _fingerprint(name: str, source_dir: Path | None, task: str) -> str:
         facts.append(patients.SLICES_PER_PATIENT)
     else:
         assert source_dir is not None
-        facts = [
-            [str(p.relative_to(source_dir)), *_size_and_time(p)] for p in files(source_dir, task)
-        ]
+        listed = files(source_dir, task, report)
+        facts = [[str(p.relative_to(source_dir)), *_size_and_time(p)] for p in listed]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -262,12 +381,22 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _built_from(directory: Path) -> str | None:
-    """Return the hash with which records were built; None if there are none."""
+def _card(directory: Path) -> dict[str, Any]:
+    """Return the card of built records; empty if there are none."""
     try:
-        return json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))["sha256"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+        card = json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _options(card: dict[str, Any]) -> Options:
+    """Return what was stated about the files of built records."""
+    labels = card.get("labels")
+    return Options(
+        card.get("axes"),
+        None if labels is None else {int(label): index for label, index in labels.items()},
+    )
 
 
 @contextlib.contextmanager
@@ -313,10 +442,12 @@ def _write_in_order(builder: VolumeBuilder, progress: bool) -> None:
         builder.info, max_examples_per_shard=SHARD_SLICES, file_format="array_record"
     )
     for split, examples in builder.examples().items():
-        writer.initialize_splits([split])
+        if not builder.report.faults:
+            writer.initialize_splits([split])
         for example in tqdm(examples, split, unit=" slices", leave=False, disable=not progress):
             writer.add_examples({split: [example]})
-    writer.close_all()
+    if not builder.report.faults:
+        writer.close_all()
 
 
 def _move(built: Path, target: Path, scratch: Path) -> None:

@@ -6,12 +6,15 @@ The labels are binary. Ten of the twenty volumes are published as 8-bit grey val
 window, which are mapped back to HU.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets.volume_builder import Volume, VolumeBuilder, nifti_files, partner
+from input_pipeline.datasets.report import Report
+from input_pipeline.datasets.volume_builder import VolumeBuilder
+from input_pipeline.datasets.volumes import Volume, partner, volume_files
 
 IMAGES, LUNGS, MASKS = "COVID-19-CT-Seg_20cases", "Lung_Mask", "Infection_Mask"
 
@@ -24,24 +27,22 @@ class Covid19CtSeg(VolumeBuilder):
     LABELS: ClassVar[dict[int, int]] = {0: 0, 1: 1}
 
     @staticmethod
-    def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
+    def list_volumes(source_dir: Path, report: Report) -> dict[str, list[Volume]]:
         """List the volumes of each split.
 
         Args:
             source_dir: the user's folder.
+            report: gets the faults.
 
         Raises:
-            ValueError: a folder is missing or empty, or a volume has no mask.
+            ValueError: a folder is missing or empty.
         """
-        images, lungs, masks = (nifti_files(source_dir / part) for part in (IMAGES, LUNGS, MASKS))
-        volumes = [
-            Volume(
-                id=name,
-                image=path,
-                mask=partner(name, path, masks, source_dir / MASKS),
-                lung=partner(name, path, lungs, source_dir / LUNGS),
-                patient=name,
-            )
-            for name, path in images.items()
-        ]
+        images, lungs, masks = (
+            volume_files(source_dir / part, report) for part in (IMAGES, LUNGS, MASKS)
+        )
+        volumes = []
+        for name, path in images.items():
+            mask = report.attempt(partial(partner, name, path, masks, source_dir / MASKS))
+            lung = report.attempt(partial(partner, name, path, lungs, source_dir / LUNGS))
+            volumes.append(Volume(name, path, mask, lung, name))
         return {"train": volumes}

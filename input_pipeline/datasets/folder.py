@@ -1,100 +1,99 @@
 """TFDS builder for a user's own volumes.
 
-The folder holds `images/NAME.nii.gz`, `labels/NAME.nii.gz` (0 background, 1 ground-glass or lesion,
-2 consolidation), optionally `lungs/NAME.nii.gz` (without that folder, lungs are computed), and
-`dataset.json`: {"intensity": "hu"}, or {"intensity": "windowed"} for grey values 0 to 255 of the
-window -1250 to 250 HU. Images without labels are the split 'unlabelled'. If a patient has several
-volumes, `patients.csv` names the patients (columns file, patient); otherwise each volume counts as
-a patient.
+The folder is in one of the layouts of `layouts`: ours holds `images/NAME.nii.gz`,
+`labels/NAME.nii.gz` (0 background, 1 ground-glass or lesion, 2 consolidation), optionally
+`lungs/NAME.nii.gz` (without that folder, lungs are computed), and `dataset.json`: {"intensity":
+"hu"}, or {"intensity": "windowed"} for grey values 0 to 255 of the window -1250 to 250 HU. Images
+without labels are the split 'unlabelled'. If a patient has several volumes, `patients.csv` names
+the patients (columns file, patient); otherwise each volume counts as a patient. Its column `split`
+says which volumes train, validate and test.
 """
 
-import csv
-import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets.volume_builder import Volume, VolumeBuilder, nifti_files, partner
+from input_pipeline.datasets.layouts import find_cases, stated_intensity, stated_labels
+from input_pipeline.datasets.patients_table import SPLITS, patients_and_splits
+from input_pipeline.datasets.report import Report
+from input_pipeline.datasets.volume_builder import VolumeBuilder
+from input_pipeline.datasets.volumes import Options, Volume
 
-SETTINGS = "dataset.json"
-PATIENTS = "patients.csv"
-STATED = ("hu", "windowed")
+CLASSES = (0, 1, 2)
 
 
 class Folder(VolumeBuilder):
-    """Splits 'train' (labelled) and, if there are unlabelled images, 'unlabelled'."""
+    """Splits 'train' (labelled), 'unlabelled', and those that the user states."""
 
     VERSION = tfds.core.Version("1.0.0")
     LABELS: ClassVar[dict[int, int]] = {0: 0, 1: 1, 2: 2}
+    REMEDY: ClassVar[str] = (
+        'say the class of each label by --labels FILE, which holds {"labels": {"3": 2}} for '
+        "instance, or name another file"
+    )
 
     @staticmethod
-    def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
+    def list_volumes(source_dir: Path, report: Report) -> dict[str, list[Volume]]:
         """List the volumes of each split.
 
         Args:
             source_dir: the user's folder.
+            report: gets a fault for labels or a lung mask without an image, a volume without its
+                lung mask where there is a folder of them, and what `patients.csv` gets wrong.
 
         Raises:
-            ValueError: a folder or `dataset.json` is missing or wrong, labels or a lung mask have
-                no image, or there is a folder of lung masks and a volume has none.
+            ValueError: a folder or `dataset.json` is missing or wrong.
         """
-        windowed = _intensity(source_dir / SETTINGS) == "windowed"
-        images, labels = (nifti_files(source_dir / part) for part in ("images", "labels"))
-        lungs = nifti_files(source_dir / "lungs") if (source_dir / "lungs").exists() else None
-        for files in (labels, lungs or {}):
-            for name, path in files.items():
-                partner(name, path, images, source_dir / "images")
-        patients = _patients(source_dir / PATIENTS, images)
-        splits: dict[str, list[Volume]] = {"train": [], "unlabelled": []}
-        for name, path in images.items():
-            lung = None if lungs is None else partner(name, path, lungs, source_dir / "lungs")
-            volume = Volume(name, path, labels.get(name), lung, patients[name], windowed)
-            splits["train" if name in labels else "unlabelled"].append(volume)
+        windowed = stated_intensity(source_dir) == "windowed"
+        cases = find_cases(source_dir, report)
+        rows = patients_and_splits(source_dir, cases, report)
+        splits: dict[str, list[Volume]] = {split: [] for split in SPLITS}
+        for case in cases:
+            patient, split = rows[case.name]
+            label = None if split == "unlabelled" else case.label
+            volume = Volume(case.name, case.image, label, case.lung, patient, windowed)
+            splits.setdefault(split, []).append(volume)
         return {split: volumes for split, volumes in splits.items() if volumes}
 
+    @classmethod
+    def labels_of(cls, source_dir: Path, options: Options) -> Mapping[int, int]:
+        """Return the user's labels, else those that `dataset.json` names, else 0, 1 and 2.
 
-def _intensity(path: Path) -> str:
-    """Read the intensity that the user states for the images."""
-    wanted = 'expected {"intensity": "hu"} or {"intensity": "windowed"}'
+        Args:
+            source_dir: the user's folder.
+            options: what the user states about it.
+
+        Raises:
+            ValueError: `dataset.json` names a label that is none of our classes.
+        """
+        if options.labels is not None:
+            return options.labels
+        return stated_labels(source_dir) or cls.LABELS
+
+
+def read_label_map(path: Path) -> dict[int, int]:
+    """Read the class index of each label, and 0 for 0, from JSON such as {"labels": {"3": 2}}.
+
+    Args:
+        path: the file; the outer mapping may be left out.
+
+    Raises:
+        ValueError: it is no such file.
+        OSError: it cannot be read.
+    """
+    wanted = 'expected for instance {"labels": {"3": 2}}, with labels 0 to 255 and classes 0, 1, 2'
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: not found, {wanted}; write this file") from None
+        stated = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: not a JSON file ({error}), {wanted}") from None
-    if not isinstance(stated, dict) or stated.get("intensity") not in STATED:
-        raise ValueError(f"{path}: holds {stated!r}, {wanted}")
-    return stated["intensity"]
-
-
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """Read a table as spreadsheets write it: with or without a byte-order mark, `,` `;` or tabs."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start} is not UTF-8, expected UTF-8; save it as 'CSV UTF-8'"
-        ) from None
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return [
-        {(name or "").strip().lower(): (value or "").strip() for name, value in row.items()}
-        for row in reader
-    ]
-
-
-def _patients(path: Path, images: dict[str, Path]) -> dict[str, str]:
-    """Return the patient of each volume."""
-    if not path.exists():
-        return {name: name for name in images}
-    rows = {row.get("file", ""): row.get("patient", "") for row in _read_table(path)}
-    missing = [image.name for image in images.values() if not rows.get(image.name)]
-    if missing:
-        raise ValueError(
-            f"{path}: names no patient for {missing[0]} ({len(missing)} in all), expected a row "
-            "for each file of images/ under the columns file, patient; add the rows"
-        )
-    return {name: rows[image.name] for name, image in images.items()}
+    labels = stated.get("labels", stated) if isinstance(stated, dict) else None
+    if not isinstance(labels, dict) or not labels:
+        raise ValueError(f"{path}: holds {stated!r:.200}, {wanted}")
+    for label, index in labels.items():
+        known = label.isdecimal() and int(label) <= 255
+        if not known or isinstance(index, bool) or index not in CLASSES:
+            raise ValueError(f"{path}: label {label!r} becomes {index!r}, {wanted}")
+    return {0: 0} | {int(label): int(index) for label, index in labels.items()}

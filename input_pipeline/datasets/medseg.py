@@ -6,12 +6,15 @@ The user's folder holds the published files; nothing is downloaded. `tr_im`, `tr
 1 ground-glass, 2 consolidation, 3 pleural effusion, which becomes background.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets.volume_builder import Volume, VolumeBuilder, nifti_files, partner
+from input_pipeline.datasets.report import Report
+from input_pipeline.datasets.volume_builder import VolumeBuilder
+from input_pipeline.datasets.volumes import Volume, partner, volume_files
 
 SLICES = ("tr_im", "tr_mask", "tr_lungmasks_updated")
 VOLUMES = ("rp_im", "rp_msk", "rp_lung_msk")
@@ -25,31 +28,27 @@ class Medseg(VolumeBuilder):
     LABELS: ClassVar[dict[int, int]] = {0: 0, 1: 1, 2: 2, 3: 0}
 
     @staticmethod
-    def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
+    def list_volumes(source_dir: Path, report: Report) -> dict[str, list[Volume]]:
         """List the volumes of each split; the file of single slices counts as one volume.
 
         Args:
             source_dir: the user's folder.
+            report: gets the faults.
 
         Raises:
-            ValueError: a file or folder is missing, or a volume has no mask.
+            ValueError: a file or folder is missing.
         """
-        files = nifti_files(source_dir)
+        files = volume_files(source_dir, report)
         missing = [name for name in SLICES if name not in files]
         if missing:
             raise ValueError(
                 f"{source_dir}: no {missing[0]}.nii.gz in it; download the data set again"
             )
         image, mask, lung = (files[name] for name in SLICES)
-        images, masks, lungs = (nifti_files(source_dir / part) for part in VOLUMES)
-        volumes = [
-            Volume(
-                id=f"rp_{name}",
-                image=path,
-                mask=partner(name, path, masks, source_dir / VOLUMES[1]),
-                lung=partner(name, path, lungs, source_dir / VOLUMES[2]),
-                patient=f"rp_{name}",
-            )
-            for name, path in images.items()
-        ]
+        images, masks, lungs = (volume_files(source_dir / part, report) for part in VOLUMES)
+        volumes = []
+        for name, path in images.items():
+            other = report.attempt(partial(partner, name, path, masks, source_dir / VOLUMES[1]))
+            its_lung = report.attempt(partial(partner, name, path, lungs, source_dir / VOLUMES[2]))
+            volumes.append(Volume(f"rp_{name}", path, other, its_lung, f"rp_{name}"))
         return {"train": [Volume("tr", image, mask, lung, None)], "validation": volumes}

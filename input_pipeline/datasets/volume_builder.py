@@ -4,45 +4,28 @@ A record holds a slice in HU, at most 512 pixels high and wide, its mask and its
 volume is in memory at a time.
 """
 
-import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.io.nifti import SUFFIXES, read_labels, read_nifti, same_grid
-from input_pipeline.io.scan import LOOKS_WINDOWED, Scan, name_of
+from input_pipeline.datasets.report import Report
+from input_pipeline.datasets.volumes import (
+    UNKNOWN_LABEL,
+    Options,
+    Volume,
+    VolumeData,
+    read_volume,
+)
+from input_pipeline.files import encodable
+from input_pipeline.io.scan import Scan
 from input_pipeline.lungs.threshold import volume_lung_mask
 from input_pipeline.preprocess import unwindowed
 
 MOST_PIXELS = 512  # of a side; larger slices are cropped around the lungs (section 4.1)
-
-
-@dataclass(frozen=True)
-class Volume:
-    """Files of one volume.
-
-    Attributes:
-        id: name of the volume.
-        image: NIfTI file in HU, or in 8-bit grey values of the window -1250 to 250 HU.
-        mask: label map on the same grid; None if the volume is unlabelled.
-        lung: lung labels or lung mask on the same grid (0, 1, 2); None to compute the lung mask
-            from intensity and shape.
-        patient: name of the patient; None if each slice is of another patient.
-        windowed: whether the image has such grey values; None to decide by whether all values are
-            in 0..255 (as in half of COVID-19-CT-Seg).
-    """
-
-    id: str
-    image: Path
-    mask: Path | None
-    lung: Path | None
-    patient: str | None
-    windowed: bool | None = None
 
 
 class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has no types
@@ -55,25 +38,89 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
     """
 
     LABELS: ClassVar[dict[int, int]]
+    REMEDY: ClassVar[str] = UNKNOWN_LABEL  # for a mask with other labels
 
-    def __init__(self, *, source_dir: Path | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        source_dir: Path | None = None,
+        options: Options | None = None,
+        report: Report | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Store the user's folder.
 
         Args:
             source_dir: folder with the user's files; needed to build.
+            options: what the user states about them.
+            report: gets what is noticed while they are read.
             **kwargs: arguments of TFDS's builder.
         """
         self._source_dir = source_dir
+        self._options = options or Options()
+        self.report = report or Report()
         super().__init__(**kwargs)
 
-    @staticmethod
-    @abstractmethod
-    def find_volumes(source_dir: Path) -> dict[str, list[Volume]]:
+    @classmethod
+    def find_volumes(cls, source_dir: Path) -> dict[str, list[Volume]]:
         """List the volumes of each split.
 
         Args:
             source_dir: folder with the user's files.
+
+        Raises:
+            ValueError: a folder or file is missing or without its partners.
         """
+        report = Report()
+        splits = cls.list_volumes(source_dir, report)
+        report.raise_faults(source_dir)
+        return splits
+
+    @staticmethod
+    @abstractmethod
+    def list_volumes(source_dir: Path, report: Report) -> dict[str, list[Volume]]:
+        """List the volumes of each split; files without partners become faults and are left out.
+
+        Args:
+            source_dir: folder with the user's files.
+            report: gets the faults.
+
+        Raises:
+            ValueError: what the data set is made of is missing, so that there is nothing to list.
+        """
+
+    @classmethod
+    def labels_of(cls, source_dir: Path, options: Options) -> Mapping[int, int]:
+        """Return the class index of each label that a mask may hold.
+
+        Args:
+            source_dir: folder with the user's files.
+            options: what the user states about them.
+        """
+        del source_dir
+        return cls.LABELS if options.labels is None else options.labels
+
+    @classmethod
+    def check(cls, source_dir: Path, options: Options, report: Report) -> int:
+        """Read every file without building anything.
+
+        Args:
+            source_dir: folder with the user's files.
+            options: what the user states about them.
+            report: gets the notes and the faults.
+
+        Returns:
+            The number of volumes read.
+
+        Raises:
+            ValueError: as `list_volumes`.
+        """
+        splits = cls.list_volumes(source_dir, report)
+        labels = cls.labels_of(source_dir, options)
+        volumes = [volume for split in splits.values() for volume in split]
+        for volume in volumes:
+            read_volume(volume, labels, options.axes, report, remedy=cls.REMEDY)
+        return len(volumes)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -86,13 +133,15 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
     def examples(self) -> dict[str, Iterator[dict[str, Any]]]:
         """Return iterators over the records of each split, in order.
 
+        Files that cannot be used become faults of `report`; from the first one on, the others are
+        only checked, as nothing will be built.
+
         Raises:
-            ValueError: there is no source folder, or it is incomplete; the iterators raise it if a
-                file cannot be used.
+            ValueError: there is no source folder, or it is not such a data set.
         """
         if self._source_dir is None:
             raise ValueError(f"{self.name}: no source_dir, expected the folder of its files")
-        splits = self.find_volumes(self._source_dir)
+        splits = self.list_volumes(self._source_dir, self.report)
         return {split: self._generate_examples(volumes) for split, volumes in splits.items()}
 
     def _split_generators(
@@ -102,7 +151,12 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         return {split: enumerate(examples) for split, examples in self.examples().items()}
 
     def _generate_examples(self, volumes: list[Volume]) -> Iterator[dict[str, Any]]:
-        yield from records(volumes, self.LABELS)
+        assert self._source_dir is not None
+        labels = self.labels_of(self._source_dir, self._options)
+        for volume in volumes:
+            data = read_volume(volume, labels, self._options.axes, self.report, remedy=self.REMEDY)
+            if data is not None and not self.report.faults:
+                yield from records(volume, data)
 
 
 def record_features() -> tfds.features.FeaturesDict:
@@ -122,41 +176,28 @@ def record_features() -> tfds.features.FeaturesDict:
     )
 
 
-def records(volumes: Sequence[Volume], labels: dict[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield the records of all volumes, slice by slice from the feet to the head.
-
-    What a reader notes about a volume is printed on standard error.
+def records(volume: Volume, data: VolumeData) -> Iterator[dict[str, Any]]:
+    """Yield the records of a volume, slice by slice from the feet to the head.
 
     Args:
-        volumes: the volumes, in order.
-        labels: the class index (0, 1 or 2) of each label that a mask may hold.
+        volume: its files.
+        data: what they hold.
 
     Yields:
         Records with the features of `record_features`.
-
-    Raises:
-        ValueError: a file cannot be used, a mask holds another label, or the files of a volume are
-            on different grids.
-        OSError: a file cannot be opened.
     """
-    for volume in volumes:
-        scan = read_nifti(volume.image, intensity="hu")
-        classes, lung = _masks(volume, scan, labels)
-        grey = _is_windowed(scan.voxels, volume)
-        for note in scan.notes:
-            if not (grey and note == LOOKS_WINDOWED):
-                print(f"{volume.image}: {note}", file=sys.stderr)
-        lung = _lungs(scan, grey) if lung is None else lung
-        window = crop_window(lung, classes)
-        for place in range(len(scan.voxels)):
-            image = scan.voxels[place][window]
-            yield {
-                "image": unwindowed(image) if grey else _to_int16(image),
-                "mask": np.ascontiguousarray(classes[place][window]),
-                "lung": np.ascontiguousarray(lung[place][window]),
-                "id": f"{volume.id}_{place:04d}",
-                **_origin(volume, scan, place),
-            }
+    scan, classes = data.scan, data.classes
+    lung = _lungs(scan, data.grey) if data.lung is None else data.lung
+    window = crop_window(lung, classes)
+    for place in range(len(scan.voxels)):
+        image = scan.voxels[place][window]
+        yield {
+            "image": unwindowed(image) if data.grey else _to_int16(image),
+            "mask": np.ascontiguousarray(classes[place][window]),
+            "lung": np.ascontiguousarray(lung[place][window]),
+            "id": encodable(f"{volume.id}_{place:04d}"),
+            **_origin(volume, scan, place),
+        }
 
 
 def crop_window(lung: np.ndarray, classes: np.ndarray) -> tuple[slice, slice]:
@@ -184,95 +225,10 @@ def crop_window(lung: np.ndarray, classes: np.ndarray) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def nifti_files(folder: Path) -> dict[str, Path]:
-    """List the NIfTI files of a folder by name without suffix, sorted.
-
-    Args:
-        folder: the folder.
-
-    Raises:
-        ValueError: there is no such folder, or it holds no NIfTI file.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder, expected it in the data set; unpack it again")
-    found = {
-        name_of(path): path
-        for path in sorted(folder.iterdir())
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
-    }
-    if not found:
-        raise ValueError(f"{folder}: holds no NIfTI file; unpack the data set again")
-    return found
-
-
-def partner(name: str, images: Path, files: dict[str, Path], folder: Path) -> Path:
-    """Return the file of a volume in another folder.
-
-    Args:
-        name: name of the volume.
-        images: its image, for the message.
-        files: files of the other folder by name.
-        folder: the other folder, for the message.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in files:
-        raise ValueError(f"{images}: {folder} has no file of that name; add it or remove this one")
-    return files[name]
-
-
-def _masks(
-    volume: Volume, scan: Scan, labels: dict[int, int]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the class indices, and the lung mask if the volume has a file of it.
-
-    Args:
-        volume: the volume.
-        scan: its image.
-        labels: the class index (0, 1 or 2) of each label that the mask may hold.
-
-    Returns:
-        `[slices, rows, columns]` uint8 class indices, and `[slices, rows, columns]` uint8 lung mask
-        or None.
-    """
-    classes = np.zeros(scan.voxels.shape, np.uint8)
-    if volume.mask is not None:
-        table = np.zeros(256, np.uint8)
-        for label, index in labels.items():
-            table[label] = index
-        classes = table[_on_grid(volume.mask, tuple(labels), scan, volume.image)]
-    if volume.lung is None:
-        return classes, None
-    lung = _on_grid(volume.lung, (0, 1, 2), scan, volume.image)
-    return classes, (lung > 0).astype(np.uint8)
-
-
-def _on_grid(path: Path, labels: Sequence[int], scan: Scan, image: Path) -> np.ndarray:
-    """Read a label map that must be on the grid of a scan."""
-    found = read_labels(path, labels)
-    reason = same_grid(scan, found)
-    if reason:
-        raise ValueError(f"{path}: not on the grid of {image}: {reason}; unpack or resample it")
-    return found.voxels
-
-
 def _lungs(scan: Scan, grey: bool) -> np.ndarray:
     """Compute the lung mask from intensity and shape."""
     voxels = unwindowed(scan.voxels) if grey else scan.voxels
     return volume_lung_mask(voxels, spacing=scan.spacing, dilation=0)
-
-
-def _is_windowed(voxels: np.ndarray, volume: Volume) -> bool:
-    """Return whether the image has grey values of the lung window, as stated or by its values."""
-    low, high = float(voxels.min()), float(voxels.max())
-    within = low >= 0 and high <= 255
-    if volume.windowed and not within:
-        raise ValueError(
-            f"{volume.image}: values from {low:g} to {high:g}, expected 0 to 255 as dataset.json "
-            "states 'windowed'; state 'hu' there"
-        )
-    return within if volume.windowed is None else volume.windowed
 
 
 def _to_int16(image: np.ndarray) -> np.ndarray:
@@ -281,19 +237,18 @@ def _to_int16(image: np.ndarray) -> np.ndarray:
 
 
 def _origin(volume: Volume, scan: Scan, place: int) -> dict[str, Any]:
-    """Return the patient, volume and spacings of a slice's record."""
-    if volume.patient is None:
-        name = f"{volume.id}_{place:04d}"
+    """Return the patient, volume and spacings of a slice's record; a picture is no volume."""
+    if volume.patient is None or scan.spacing is None:
+        name = volume.patient or f"{volume.id}_{place:04d}"
         return {
-            "patient": name,
+            "patient": encodable(name),
             "volume": "",
             "spacing": np.zeros(2, np.float32),
             "slice_spacing": np.float32(0),
         }
-    assert scan.spacing is not None
     return {
-        "patient": volume.patient,
-        "volume": volume.id,
+        "patient": encodable(volume.patient),
+        "volume": encodable(volume.id),
         "spacing": np.asarray(scan.spacing[1:], np.float32),
         "slice_spacing": np.float32(scan.spacing[0]),
     }

@@ -139,10 +139,18 @@ def _read_stack(
 def _placed(stack: Stack, images: Sequence[Image], path: Path, notes: list[str]) -> Scan:
     """Return the scan of slices sorted by position, with their extents and planes."""
     rows, columns = images[0].shape
+    states_hu = not any(name in RESCALE for name in images[0].assumed)
     if len(images) == 1:
         affine = affine_of(images, lone_step(images[0], notes))
         notes += _tag_notes(images)
-        return oriented(stack, affine, path, file_shape=(columns, rows, 1), notes=tuple(notes))
+        return oriented(
+            stack,
+            affine,
+            path,
+            file_shape=(columns, rows, 1),
+            notes=tuple(notes),
+            states_hu=states_hu,
+        )
     way = line_of(images, path)
     thick = [image.thickness for image in images if image.thickness]
     heights = np.array([image.height for image in images])
@@ -158,6 +166,7 @@ def _placed(stack: Stack, images: Sequence[Image], path: Path, notes: list[str])
         path,
         file_shape=(columns, rows, len(images) if planes is None else len(planes)),
         notes=tuple(notes),
+        states_hu=states_hu,
     )
     if planes is None and layout.slice_mm is None:
         return scan

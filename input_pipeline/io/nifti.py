@@ -2,9 +2,9 @@
 
 import gzip
 import itertools
-import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,63 +14,76 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from input_pipeline.files import atomic_file
-from input_pipeline.io.scan import Scan, Stack, axes_affine, grid_shape, oriented, to_file_grid
+from input_pipeline.io.nifti_header import (
+    AGAIN,
+    HEADERS,
+    PAIR,
+    check_shape,
+    geometry,
+    pair_of,
+    read_header,
+    voxel_offset,
+)
+from input_pipeline.io.scan import Scan, Stack, grid_shape, oriented, to_file_grid
 
-SUFFIXES = (".nii", ".nii.gz")
+WRITTEN = (".nii", ".nii.gz")
+SUFFIXES = (*WRITTEN, *HEADERS)  # of the files in a folder that stand for volumes
 GZIP = b"\x1f\x8b"
+NO_MEMBER = "Not a gzipped file"  # what Python's gzip says of bytes after the last member
 DESCRIPTION_BYTES = 79  # of a NIfTI header, without the 0 at the end
 LABEL_TOLERANCE = 0.01  # from a whole number, of a stored label
 MOST_DEFLATED = 1032  # deflate cannot compress by a larger factor
-MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # in each NIfTI unit; unknown counts as mm
-AGAIN = "copy or download it again"
+CHUNK = 1 << 20  # bytes that are read at once after the voxels
 
 
-def read_nifti(path: Path, *, intensity: str, axes: str | None = None) -> Scan:
+def read_nifti(path: Path, *, intensity: str, axes: str | None = None, check: bool = True) -> Scan:
     """Read a NIfTI-1 or NIfTI-2 volume of any orientation, compressed or not.
 
     This needs the memory of the result (int16 if all values are integers) plus one slice. A
-    compressed file is read to its end, so that its checksum is compared.
+    compressed file is read to its end, so that its checksum is compared. A valid sform counts more
+    than all else in the header; what contradicts it gets a note, and so do bytes after the voxels.
 
     Args:
-        path: .nii or .nii.gz; the content decides whether it is compressed.
+        path: .nii, .nii.gz, or the .hdr or .img of a pair; the content decides whether it is
+            compressed.
         intensity: 'hu' if the values are Hounsfield units (after the header's slope and intercept),
-            'uint8' if they are grey values 0 to 255; the format does not state which.
+            'uint8' if they are grey values 0 to 255, or fractions of the window 0 to 1; the format
+            does not state which.
         axes: the directions of the file's axes, one letter each of R/L, A/P and S/I ('RAS', 'LPS');
-            used only if the file does not state them.
+            used only if the file does not state them, or states a program's default.
+        check: whether values unlike the intensity get a note.
 
     Raises:
         ValueError: the file is empty, truncated, damaged or not NIfTI; it has several frames;
             values are NaN, infinite, out of range, complex or coloured; the spacing is not between
-            0.01 and 200 mm; neither the file nor `axes` states the orientation. The message names
-            the file.
+            0.01 and 200 mm; neither the file nor `axes` states the orientation; half of a pair is
+            missing. The message names the file.
         OSError: the file cannot be opened.
     """
-    size = path.stat().st_size
-    if path.is_file() and not size:
-        raise ValueError(f"{path}: the file is empty; {AGAIN}")
-    # In a damaged file, floats can overflow before the checks below find them.
-    with path.open("rb") as raw, np.errstate(over="ignore", invalid="ignore"):
-        packed = raw.read(2) == GZIP
-        raw.seek(0)
-        file: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
-        try:
-            header = _read_header(file, path)
-            affine, millimetres, notes = _geometry(header, path, axes)
-            stack = _read_voxels(
-                file, header, size * MOST_DEFLATED if packed else size, path, intensity
+    head, body = pair_of(path)
+    with _opened(head) as (file, most):
+        header = read_header(file, head)
+        place = geometry(header, head, axes)
+        if bytes(header["magic"])[:3] in PAIR and head == body:
+            raise ValueError(
+                f"{path}: is the header of a pair (magic {bytes(header['magic'])!r}), expected a "
+                f"single file; name it .hdr beside its .img, or convert it to .nii.gz"
             )
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: truncated or damaged ({error}); {AGAIN}") from None
-        except HeaderDataError as error:
-            raise ValueError(f"{path}: damaged header ({error}); {AGAIN}") from None
+        if head == body:
+            stack, after = _read_voxels(file, header, most, path, intensity, pair=False)
+    if head != body:
+        with _opened(body) as (file, most):
+            stack, after = _read_voxels(file, header, most, body, intensity, pair=True)
     return oriented(
         stack,
-        affine,
+        place.affine,
         path,
         file_shape=header.get_data_shape(),
-        millimetres=millimetres,
-        notes=notes,
-        header=header,
+        millimetres=place.millimetres,
+        notes=(*place.notes, *after),
+        header=place.header,
+        stated_axes=place.stated_axes,
+        check=check,
     )
 
 
@@ -93,14 +106,14 @@ def read_nibabel(
     header = image.header
     if not isinstance(header, nib.Nifti1Header):  # a NIfTI header of the same shape and affine
         header = nib.Nifti1Image(np.broadcast_to(np.uint8(0), image.shape), image.affine).header
-    affine, millimetres, notes = _geometry(header, path, axes)
+    place = geometry(header, path, axes)
     slope, inter = 1.0, 0.0
     data: Any = image.dataobj
     if type(data) is nib.arrayproxy.ArrayProxy:  # subclasses scale in other ways, by themselves
         slope, inter = float(data.slope), float(data.inter)
         data = data.get_unscaled()
     array = np.asarray(data)
-    _check_shape(array.shape, path)
+    check_shape(array.shape, path)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: voxels are {array.dtype}, expected grey values, such as int16")
     volume = array.reshape((*array.shape[:3], 1)[:3])
@@ -110,12 +123,13 @@ def read_nibabel(
         stack.put(index, values if (slope, inter) == (1.0, 0.0) else values * slope + inter, path)
     return oriented(
         stack,
-        affine,
+        place.affine,
         path,
         file_shape=array.shape,
-        millimetres=millimetres,
-        notes=notes,
-        header=header,
+        millimetres=place.millimetres,
+        notes=place.notes,
+        header=place.header,
+        stated_axes=place.stated_axes,
     )
 
 
@@ -132,7 +146,7 @@ def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan, description: str 
         ValueError: the path has another suffix, or the mask does not fit the scan.
         OSError: the file cannot be written.
     """
-    if not path.name.lower().endswith(SUFFIXES):
+    if not path.name.lower().endswith(WRITTEN):
         raise ValueError(f"{path}: has the suffix {path.suffix!r}, expected .nii or .nii.gz")
     image = nifti_mask(mask, scan)
     image.header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_BYTES]
@@ -145,7 +159,13 @@ def write_nifti_mask(path: Path, mask: np.ndarray, scan: Scan, description: str 
             image.to_stream(raw)
 
 
-def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -> Scan:
+def read_labels(
+    path: Path,
+    labels: Sequence[int],
+    *,
+    axes: str | None = None,
+    remedy: str = "change the labels or name another file",
+) -> Scan:
     """Read a NIfTI label map in the orientation of `read_nifti`.
 
     A value within 0.01 of a whole number is that number: programs store labels with a scale, or as
@@ -155,15 +175,16 @@ def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -
         path: as for `read_nifti`.
         labels: the labels that the map may hold.
         axes: as for `read_nifti`.
+        remedy: what to do about other labels, for the message.
 
     Returns:
-        A scan whose voxels are uint8 labels.
+        A scan whose voxels are uint8 labels; its notes are about its geometry.
 
     Raises:
         ValueError: as for `read_nifti`, or the map holds other values; the message lists them.
         OSError: the file cannot be opened.
     """
-    scan = read_nifti(path, intensity="hu", axes=axes)
+    scan = read_nifti(path, intensity="hu", axes=axes, check=False)
     found: set[float] = set()
     for values in scan.voxels:
         whole = np.rint(values)
@@ -174,9 +195,9 @@ def read_labels(path: Path, labels: Sequence[int], *, axes: str | None = None) -
         listed = ", ".join(f"{value:g}" for value in stray[:8]) + ", ..." * (len(stray) > 8)
         raise ValueError(
             f"{path}: holds the values {listed}, expected only the labels "
-            f"{', '.join(map(str, labels))}; change the labels or name another file"
+            f"{', '.join(map(str, labels))}; {remedy}"
         )
-    return replace(scan, voxels=np.rint(scan.voxels).astype(np.uint8), intensity="uint8", notes=())
+    return replace(scan, voxels=np.rint(scan.voxels).astype(np.uint8), intensity="uint8")
 
 
 def same_grid(one: Scan, other: Scan, *, tolerance: float = 0.1) -> str:
@@ -270,122 +291,60 @@ def _fresh(own: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     return image
 
 
-def _read_header(file: BinaryIO, path: Path) -> nib.Nifti1Header:
-    """Read the header, without extensions, and check it."""
-    block = file.read(nib.Nifti1Header.sizeof_hdr)
-    kind = nib.Nifti1Header
-    if len(block) >= 12 and block[4:8] == b"n+2\0":
-        block += file.read(nib.Nifti2Header.sizeof_hdr - len(block))
-        kind = nib.Nifti2Header
-    if len(block) < kind.sizeof_hdr:
-        raise ValueError(f"{path}: ends within its header ({len(block)} bytes); {AGAIN}")
-    header = kind(block, check=False)
-    magic = bytes(header["magic"])
-    if int(header["sizeof_hdr"]) != kind.sizeof_hdr or magic[:3] not in (b"n+1", b"n+2"):
-        raise ValueError(
-            f"{path}: begins with {block[:4]!r} and has the magic {magic[:4]!r}, expected a "
-            f"single-file NIfTI; convert it to .nii.gz"
-        )
-    _check_shape(header.get_data_shape(), path)
-    try:
-        dtype = header.get_data_dtype()
-    except KeyError as error:
-        raise ValueError(f"{path}: damaged header (unknown data type {error}); {AGAIN}") from None
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise ValueError(
-            f"{path}: voxels are {dtype} (coloured, complex or of unusual width), expected grey "
-            f"values; save it as int16"
-        )
-    if int(header["bitpix"]) != 8 * dtype.itemsize:
-        raise ValueError(
-            f"{path}: states {int(header['bitpix'])} bits per voxel of {dtype}, expected "
-            f"{8 * dtype.itemsize}; the header is damaged, {AGAIN}"
-        )
-    return header
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file, decompressed, and name it in the errors of its decoders.
 
-
-def _check_shape(shape: Sequence[int], path: Path) -> None:
-    """Check that a shape is that of one slice or one volume, with or without axes of length 1."""
-    if not 2 <= len(shape) <= 7 or min(shape) < 1 or any(n > 1 for n in shape[3:]):
-        raise ValueError(
-            f"{path}: has the shape {tuple(map(int, shape))}, expected 2 or 3 axes and at most one "
-            f"frame; save each frame as a file of its own"
-        )
-
-
-def _geometry(
-    header: nib.Nifti1Header, path: Path, axes: str | None
-) -> tuple[np.ndarray, float, tuple[str, ...]]:
-    """Return the affine, the millimetres in one unit of it, and notes."""
-    sizes = np.asarray(header["pixdim"][1:4], np.float64)
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise ValueError(
-            f"{path}: voxel sizes (pixdim) are {' x '.join(f'{size:g}' for size in sizes)}, "
-            f"expected positive millimetres; set them in the header"
-        )
-    unit, codes = (
-        int(header["xyzt_units"]) & 7,
-        (int(header["sform_code"]), int(header["qform_code"])),
-    )
-    if unit not in MILLIMETRES or not all(0 <= code <= 5 for code in codes):
-        raise ValueError(
-            f"{path}: unit {unit} and transform codes {codes}, expected 0 to 3 and 0 to 5; the "
-            f"header is damaged, {AGAIN}"
-        )
-    if not any(codes):
-        return _stated(sizes, path, axes), MILLIMETRES[unit], ()
-    try:
-        qform = header.get_qform() if codes[1] else header.get_sform()
-    except ValueError as error:  # the quaternion is not that of a rotation
-        raise ValueError(f"{path}: damaged header (qform: {error}); {AGAIN}") from None
-    affine = header.get_sform() if codes[0] else qform
-    if not np.isfinite(affine).all():
-        raise ValueError(f"{path}: its affine holds NaN or infinity; correct its sform or qform")
-    notes = []
-    found = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.allclose(found, sizes, rtol=0.01):
-        notes.append(
-            f"the header's voxel sizes {_three(sizes)} disagree with its sform {_three(found)}, "
-            f"which is used"
-        )
-    elif not np.allclose(qform, affine, atol=0.1 * sizes.min()):
-        notes.append("the header's qform and sform place the scan differently; sform is used")
-    return affine, MILLIMETRES[unit], tuple(notes)
-
-
-def _stated(sizes: np.ndarray, path: Path, axes: str | None) -> np.ndarray:
-    """Return the affine of a file without orientation, from the axes that the caller states."""
-    if axes is None:
-        raise ValueError(
-            f"{path}: does not state its orientation (no sform, no qform), so left and right are "
-            f"unknown; set one of them, or state its axes (for instance 'LPS')"
-        )
-    return axes_affine(axes, sizes)
+    Yields:
+        The stream, and the number of bytes that it can hold at most.
+    """
+    size = path.stat().st_size
+    if path.is_file() and not size:
+        raise ValueError(f"{path}: the file is empty; {AGAIN}")
+    # In a damaged file, floats can overflow before they are checked.
+    with path.open("rb") as raw, np.errstate(over="ignore", invalid="ignore"):
+        packed = raw.read(2) == GZIP
+        raw.seek(0)
+        file: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+        try:
+            yield file, size * MOST_DEFLATED if packed else size
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: truncated or damaged ({error}); {AGAIN}") from None
+        except HeaderDataError as error:
+            raise ValueError(f"{path}: damaged header ({error}); {AGAIN}") from None
 
 
 def _read_voxels(
-    file: BinaryIO, header: nib.Nifti1Header, most: int, path: Path, intensity: str
-) -> Stack:
+    file: BinaryIO,
+    header: nib.Nifti1Header,
+    most: int,
+    path: Path,
+    intensity: str,
+    *,
+    pair: bool,
+) -> tuple[Stack, list[str]]:
     """Read the voxels slice by slice along the file's last axis.
 
     Args:
-        file: the uncompressed file, anywhere.
+        file: the uncompressed file, anywhere before its first voxel.
         header: its checked header.
         most: number of bytes that the file can hold at most.
         path: the file, for messages.
         intensity: 'hu' or 'uint8'.
+        pair: whether the file holds the voxels alone.
+
+    Returns:
+        The volume, and notes about bytes after it.
     """
     dtype = header.get_data_dtype()
     i, j, k = (*map(int, header.get_data_shape()[:3]), 1)[:3]
-    offset = _offset(header, path)
+    offset = voxel_offset(header, path, pair=pair)
     wanted = offset + i * j * k * dtype.itemsize
     if wanted > most:
         raise ValueError(
             f"{path}: holds at most {most} bytes, expected {wanted} for {i} x {j} x {k} voxels of "
             f"{dtype}; it is truncated or its header damaged, {AGAIN}"
         )
-    if np.isinf(header["scl_slope"]):
-        raise ValueError(f"{path}: damaged header (scl_slope is infinite); {AGAIN}")
     slope, inter = header.get_slope_inter()  # None where slope is 0 or NaN: not scaled
     slope, inter = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
     file.seek(offset)
@@ -401,23 +360,25 @@ def _read_voxels(
         if (slope, inter) != (1.0, 0.0):
             values = values * np.float64(slope) + inter
         stack.put(index, values, path)
-    if file.read(1):
-        raise ValueError(
-            f"{path}: has more bytes than its {i} x {j} x {k} voxels of {dtype}; the header is "
-            f"damaged, {AGAIN}"
-        )
-    return stack
+    return stack, _after(file, f"{i} x {j} x {k}")
 
 
-def _offset(header: nib.Nifti1Header, path: Path) -> int:
-    """Return the position in the file of the first voxel."""
-    offset = float(header["vox_offset"])
-    if not header.sizeof_hdr <= offset < 2**31 or offset != int(offset):
-        raise ValueError(
-            f"{path}: voxels begin at byte {offset:g}, expected {header.sizeof_hdr + 4} or later; "
-            f"the header is damaged, {AGAIN}"
-        )
-    return math.floor(offset)
+def _after(file: BinaryIO, voxels: str) -> list[str]:
+    """Read a file to its end, and return a note if there is anything after the voxels."""
+    count = 0
+    try:
+        while part := file.read(CHUNK):
+            count += len(part)
+    except gzip.BadGzipFile as error:
+        if NO_MEMBER not in str(error):  # a wrong checksum
+            raise
+        return ["bytes after its compressed data are ignored; if it is damaged, copy it again"]
+    if not count:
+        return []
+    return [
+        f"{count} bytes after its {voxels} voxels are ignored; if slices are missing, its header "
+        f"is damaged: {AGAIN}"
+    ]
 
 
 def _read(file: BinaryIO, count: int) -> bytes:
@@ -427,8 +388,3 @@ def _read(file: BinaryIO, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
-
-
-def _three(sizes: np.ndarray) -> str:
-    """Return sizes as text, such as '0.5 x 0.75 x 2.5'."""
-    return " x ".join(f"{size:.4g}" for size in sizes)

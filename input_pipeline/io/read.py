@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from input_pipeline.io import dicom_file, dicom_series, nifti
+from input_pipeline.io import dicom_file, dicom_series, nifti, nifti_header
 from input_pipeline.io.archive import archive_of, unpacked
 from input_pipeline.io.scan import (
     Scan,
@@ -29,6 +29,7 @@ from input_pipeline.io.scan import (
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GREY_MODES = ("1", "L")
 COLOUR_MODES = ("P", "RGB", "RGBA", "LA")
+MOST_TINT = 2  # grey values between the channels of a grey picture; JPEG's chroma rounds by them
 INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -68,7 +69,10 @@ def read_scan(
         )
     check_intensity(stated)
     if fixed is not None and stated != fixed:
-        raise ValueError(f"{path}: intensity is {stated!r}, expected {fixed!r} for such a file")
+        raise ValueError(
+            f"{path}: intensity is {stated!r}, expected {fixed!r} for such a file, whose format "
+            f"says so; leave --intensity out"
+        )
     if kind == "dicom":
         return dicom_series.read_dicom(path, series=series)
     if kind == "nifti":
@@ -160,7 +164,8 @@ def read_npy(
 def read_image(path: Path) -> np.ndarray:
     """Read an 8-bit grey picture of one slice.
 
-    Colour files whose channels are equal count as grey.
+    Colour files whose channels differ by at most two grey values, as JPEG's compression makes them,
+    count as grey; their luminance (0.299 R + 0.587 G + 0.114 B, rounded) is read.
 
     Args:
         path: PNG or JPEG file.
@@ -177,22 +182,26 @@ def read_image(path: Path) -> np.ndarray:
     if picture.mode in GREY_MODES:
         return np.asarray(picture.convert("L"))
     if picture.mode in COLOUR_MODES:
-        return _equal_channels(picture, path)
+        return _luminance(picture, path)
     raise ValueError(
         f"{path}: pixels are {picture.mode!r}, expected an 8-bit grey picture; "
         f"save the slice as 8-bit grey with a lung window"
     )
 
 
-def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
+def read_mask(
+    path: Path, labels: Sequence[int], *, remedy: str = "save it as a PNG of class indices"
+) -> np.ndarray:
     """Read a label mask.
 
     Pixels are class indices or palette indices (the colours of the palette do not matter). If
-    `labels` are 0 and 1, they may also be 0 and 255.
+    `labels` are 0 and 1, they may also be 0 and 255, and in a colour file within two grey values of
+    these. Class indices must be equal in all channels, as a tint would change them.
 
     Args:
         path: PNG file; a JPEG file is refused if its compression has changed a label.
-        labels: the labels that the mask may hold, (0, 1) or (0, 1, 2).
+        labels: the labels that the mask may hold, as (0, 1) or (0, 1, 2).
+        remedy: what to do about other labels, for the message.
 
     Returns:
         `[H, W]` uint8 class indices.
@@ -207,7 +216,7 @@ def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
     elif picture.mode in ("L", "P", *INTEGER_MODES):
         mask = np.asarray(picture).astype(np.int64)
     elif picture.mode in COLOUR_MODES:
-        mask = _equal_channels(picture, path).astype(np.int64)
+        mask = _mask_of_colours(picture, path, set(labels) == {0, 1})
     else:
         raise ValueError(f"{path}: pixels are {picture.mode!r}, expected class indices in a PNG")
     found = set(np.unique(mask).tolist())
@@ -217,10 +226,7 @@ def read_mask(path: Path, labels: Sequence[int]) -> np.ndarray:
     if stray:
         listed = ", ".join(map(str, stray[:8])) + (", ..." if len(stray) > 8 else "")
         allowed = ", ".join(map(str, labels)) + (" (or 0 and 255)" if len(labels) == 2 else "")
-        raise ValueError(
-            f"{path}: mask holds labels {listed}, expected only {allowed}; "
-            f"save it as a PNG of class indices"
-        )
+        raise ValueError(f"{path}: mask holds labels {listed}, expected only {allowed}; {remedy}")
     return mask.astype(np.uint8)
 
 
@@ -230,7 +236,7 @@ def _format_of(path: Path) -> str:
     if path.is_dir():
         return "dicom"
     for kind, suffixes in (
-        ("nifti", nifti.SUFFIXES),
+        ("nifti", (*nifti.SUFFIXES, *nifti_header.VOXELS)),
         ("dicom", dicom_file.SUFFIXES),
         ("picture", SUFFIXES),
         ("npy", (".npy",)),
@@ -241,8 +247,8 @@ def _format_of(path: Path) -> str:
         if file.read(132)[128:] == b"DICM":
             return "dicom"
     raise ValueError(
-        f"{path}: unknown kind of file, expected NIfTI (.nii, .nii.gz), DICOM (a folder, or .dcm), "
-        f"PNG, JPEG or NPY; convert it"
+        f"{path}: unknown kind of file, expected NIfTI (.nii, .nii.gz, .hdr with .img), DICOM (a "
+        f"folder, or .dcm), PNG, JPEG or NPY; convert it"
     )
 
 
@@ -291,13 +297,29 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _equal_channels(picture: Image.Image, path: Path) -> np.ndarray:
+def _mask_of_colours(picture: Image.Image, path: Path, binary: bool) -> np.ndarray:
+    """Return the class indices of a colour picture; tinted black and white are 0 and 255."""
+    grey = _luminance(picture, path).astype(np.int64)
+    channels = np.asarray(picture.convert("RGB"))
+    if not np.ptp(channels, axis=-1).any():
+        return grey
+    white = grey >= 255 - MOST_TINT
+    if not binary or not (white | (grey <= MOST_TINT)).all() or not white.any():
+        raise ValueError(
+            f"{path}: its channels differ by up to {np.ptp(channels, axis=-1).max()} grey values, "
+            f"which changes class indices; save it as a PNG of class indices"
+        )
+    return np.where(white, 255, 0)
+
+
+def _luminance(picture: Image.Image, path: Path) -> np.ndarray:
     """Return the grey values, `[H, W]` uint8, of a colour picture without colours."""
     colours = np.asarray(picture.convert("RGBA"))
-    grey = colours[..., :1]
-    if (colours[..., :3] != grey).any() or (colours[..., 3] != 255).any():
+    tint = np.ptp(colours[..., :3], axis=-1)
+    if tint.max() > MOST_TINT or (colours[..., 3] != 255).any():
         raise ValueError(
-            f"{path}: has colours or transparent pixels, expected a grey picture; "
-            f"save it as 8-bit grey without annotations"
+            f"{path}: has colours ({np.count_nonzero(tint > MOST_TINT)} pixels, whose channels "
+            f"differ by up to {tint.max()} grey values) or transparent pixels, expected a grey "
+            f"picture; save it as 8-bit grey without annotations"
         )
-    return grey[..., 0].copy()
+    return np.asarray(picture.convert("RGB").convert("L"))

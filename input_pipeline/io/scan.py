@@ -15,11 +15,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-LOOKS_WINDOWED = (  # a note
-    "all values lie in 0..255, as in a scan windowed to 8 bits; if it is one, state its intensity "
-    "as 'windowed'"
-)
-VALUE_RANGES = {"hu": (-32768, 32767), "uint8": (0, 255)}  # values that a reader accepts
+from input_pipeline.io.doubts import WINDOW, value_doubts
+
+VALUE_RANGES = {"hu": (-32768.0, 32767.0), "uint8": (-0.49, 255.49)}  # values that readers accept
+STATED = {  # what a refused range is to be, and what to state instead
+    "hu": ("-32768 to 32767 for Hounsfield units", "correct the file's scale and offset"),
+    "uint8": (
+        "0 to 255 (or fractions, 0 to 1) for grey values",
+        "if they are Hounsfield units, state --intensity hu (where dataset.json states the "
+        "intensity, state 'hu' there)",
+    ),
+}
+SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img", ".dcm", ".ima", ".zip",
+            ".png", ".jpg", ".jpeg", ".npy")  # fmt: skip
+MOST_FRACTION = 1.002  # fractions of the window are at most 1, up to their rounding
 SPACING_MM = (0.01, 200.0)  # between voxels; other values mean a wrong unit or a damaged header
 OBLIQUE_DEGREES = 15.0  # a grid further off the patient's axes than this gets a note
 TILT_DEGREES = 0.5  # a stack of slices that leans more than this gets a note
@@ -47,13 +56,15 @@ class Scan:
         flips: for each of slices, rows and columns, whether it is the reverse of that axis.
         file_shape: shape of the file's own grid; for DICOM (columns, rows, planes).
         notes: sentences for the user: gaps, gantry tilt, files left out, values unlike the stated
-            intensity.
+            intensity (`doubts`).
         header: the NIfTI header of the file, which its masks take over; None for other formats.
         slice_mm: extent of each slice in mm, where DICOM slices are uneven; None if all have the
             extent `spacing[0]`.
         planes: index of the slice that each plane of the file's own grid shows, feet to head, and
             -1 where a slice is missing; None if the planes are the slices. DICOM slices may be
             uneven, but the grid of a NIfTI mask is regular.
+        stated_axes: directions of the file's axes that the user stated and that are used; None
+            where the file's own orientation is.
     """
 
     voxels: np.ndarray = field(repr=False)
@@ -68,13 +79,14 @@ class Scan:
     header: nib.Nifti1Header | None = field(default=None, repr=False)
     slice_mm: tuple[float, ...] | None = None
     planes: tuple[int, ...] | None = None
+    stated_axes: str | None = None
 
 
 class Stack:
     """A volume that is filled slice by slice, so that no second copy of it is needed.
 
-    Hounsfield units are stored as int16, and as float32 once a value has a fraction. Grey values
-    are rounded to uint8.
+    Values are stored as int16 (Hounsfield units) or uint8 (grey values), and as float32 once one
+    has a fraction. `finish` rounds grey values to uint8.
 
     Attributes:
         array: `[slices, rows, columns]`, in the file's own order.
@@ -92,8 +104,7 @@ class Stack:
         check_intensity(intensity)
         self.array = np.empty(shape, np.int16 if intensity == "hu" else np.uint8)
         self.intensity = intensity
-        self._lowest, self._highest = np.inf, -np.inf
-        self._rounded = False
+        self._highest = -np.inf
 
     def put(self, index: int, values: np.ndarray, path: Path) -> None:
         """Store one slice.
@@ -116,32 +127,33 @@ class Stack:
             )
         least, most = VALUE_RANGES[self.intensity]
         if lowest < least or highest > most:
+            expected, remedy = STATED[self.intensity]
             raise ValueError(
-                f"{path}: values from {lowest:g} to {highest:g}, expected {least} to {most} for "
-                f"intensity {self.intensity!r}; state the other intensity, or correct the "
-                f"file's scale and offset"
+                f"{path}: values from {lowest:g} to {highest:g}, expected {expected}; {remedy}"
             )
-        if self.intensity == "uint8" or self.array.dtype == np.int16:
-            whole = values if values.dtype.kind in "iu" else np.rint(values)
-            if whole is not values and not np.array_equal(whole, values):
-                self._rounded = True
-                if self.intensity == "hu":
-                    self.array = self.array.astype(np.float32)
-                    whole = values
-            values = whole
+        if self.array.dtype.kind in "iu" and values.dtype.kind == "f":
+            whole = np.rint(values)
+            if not np.array_equal(whole, values):
+                self.array = self.array.astype(np.float32)
         self.array[index] = values
-        self._lowest, self._highest = min(self._lowest, lowest), max(self._highest, highest)
+        self._highest = max(self._highest, highest)
 
-    @property
-    def notes(self) -> list[str]:
-        """Sentences about values that look unlike the stated intensity."""
-        if self.intensity == "uint8":
-            return ["grey values had fractions and were rounded"] * self._rounded
-        if self._lowest < 0:
+    def finish(self) -> list[str]:
+        """Turn grey values with fractions into uint8: 0 to 1 is the window, others are rounded.
+
+        Returns:
+            Sentences about what was done.
+        """
+        if self.intensity != "uint8" or self.array.dtype == np.uint8:
             return []
-        if self._highest <= 255:
-            return [LOOKS_WINDOWED]
-        return ["no value is below 0, so they may be Hounsfield units plus an offset, such as 1024"]
+        factor = np.float32(255 if self._highest <= MOST_FRACTION else 1)
+        whole = np.empty(self.array.shape, np.uint8)
+        for index, values in enumerate(self.array):
+            whole[index] = np.clip(np.rint(values * factor), 0, 255)
+        self.array = whole
+        if factor == 1:
+            return ["grey values had fractions and were rounded"]
+        return [f"grey values from 0 to 1 were read as fractions of the window {WINDOW}"]
 
 
 def check_intensity(intensity: str) -> None:
@@ -154,7 +166,10 @@ def check_intensity(intensity: str) -> None:
         ValueError: it is neither.
     """
     if intensity not in VALUE_RANGES:
-        raise ValueError(f"intensity is {intensity!r}, expected one of {tuple(VALUE_RANGES)}")
+        raise ValueError(
+            f"intensity is {intensity!r}, expected one of {tuple(VALUE_RANGES)}; a command takes "
+            f"--intensity hu or windowed"
+        )
 
 
 def oriented(
@@ -166,6 +181,9 @@ def oriented(
     millimetres: float = 1.0,
     notes: tuple[str, ...] = (),
     header: nib.Nifti1Header | None = None,
+    stated_axes: str | None = None,
+    states_hu: bool = False,
+    check: bool = True,
 ) -> Scan:
     """Return the scan of a volume that is in its file's own order.
 
@@ -177,6 +195,9 @@ def oriented(
         millimetres: millimetres in one unit of the affine.
         notes: sentences of the reader; those about geometry and values are added.
         header: see `Scan`.
+        stated_axes: see `Scan`.
+        states_hu: whether the format itself states Hounsfield units (DICOM).
+        check: whether the values are checked against the intensity; not for label maps.
 
     Raises:
         ValueError: the size of the voxels is not between 0.01 and 200 mm, the axes are far from
@@ -184,6 +205,7 @@ def oriented(
             file.
     """
     _check_affine(affine, path, millimetres)
+    done = stack.finish()
     axes, flips = _axes_and_flips(affine)
     voxels = _flip(stack.array.T.transpose(axes), flips)
     if 1 in voxels.shape[1:]:
@@ -194,6 +216,7 @@ def oriented(
     sizes = np.linalg.norm(affine[:3, :3], axis=0) * millimetres
     rows, columns = float(sizes[axes[1]]), float(sizes[axes[2]])
     volume = abs(float(np.linalg.det(affine[:3, :3]))) * millimetres**3
+    doubts = value_doubts(voxels, stack.intensity, states_hu=states_hu) if check else []
     return Scan(
         voxels=voxels,
         intensity=stack.intensity,
@@ -203,8 +226,9 @@ def oriented(
         axes=axes,
         flips=flips,
         file_shape=file_shape,
-        notes=(*notes, *_lean(affine, axes[0]), *stack.notes),
+        notes=(*notes, *_lean(affine, axes[0]), *done, *doubts),
         header=header,
+        stated_axes=stated_axes,
     )
 
 
@@ -255,6 +279,7 @@ def upright(
     if spacing is not None:
         affine = np.diag([spacing[0], -spacing[1], -spacing[2], 1.0])[[2, 1, 0, 3]]
         _check_affine(affine, path, 1.0)
+    done = stack.finish()
     return Scan(
         voxels=stack.array,
         intensity=stack.intensity,
@@ -264,7 +289,7 @@ def upright(
         axes=(0, 1, 2),
         flips=(False, False, False),
         file_shape=file_shape,
-        notes=tuple(stack.notes),
+        notes=(*done, *value_doubts(stack.array, stack.intensity)),
     )
 
 
@@ -323,7 +348,7 @@ def name_of(path: Path) -> str:
     A link keeps its own name; only a path without one ('.' or '..') gets that of its folder.
     """
     name = path.name if path.name not in ("", "..") else path.resolve().name
-    for suffix in (".nii.gz", ".nii", ".dcm", ".ima", ".zip", ".png", ".jpg", ".jpeg", ".npy"):
+    for suffix in SUFFIXES:
         if name.lower().endswith(suffix) and not path.is_dir():
             return name[: -len(suffix)]
     return name

@@ -20,6 +20,7 @@ from input_pipeline.files import (
     write_table,
 )
 from input_pipeline.io.archive import archive_of
+from input_pipeline.io.nifti_header import files_of
 
 JOURNAL = ".results"
 ERRORS = "errors"
@@ -278,10 +279,11 @@ _KEYS = ("name", "input", "stamp", "files", "rows")
 
 
 def _files(path: Path) -> list[Path]:
-    """List a file, a folder with all that it holds, or the archive that an input lies in."""
+    """List a file (with the other of a pair), a folder with all it holds, or an input's archive."""
     if path.is_dir():
         return [path, *(file for file in path.rglob("*") if file.exists())]
-    return [archive_of(path) or path]
+    archive = archive_of(path)
+    return files_of(path) if archive is None else [archive]
 
 
 def _keep_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -80,6 +80,8 @@ def split_names(settings: Settings) -> list[str]:
 def training_slices(settings: Settings, workdir: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
     """Return training and validation slices; the split is stored in the workdir's `splits.json`.
 
+    Where the user stated a split 'validation' for the data set, that one validates.
+
     In the training part `data.train_slices` selects patients, and `data.lesion_slices_only` removes
     slices without lesion.
 
@@ -206,9 +208,14 @@ def _parts(settings: Settings, workdir: Path) -> tuple[Sequence[Slice], Sequence
     """Return all slices of the training and validation parts."""
     data = settings.data
     train = open_split(settings, TRAIN)
-    if data.validation_split:
-        return train, open_split(settings, data.validation_split)
     path = workdir / SPLITS_FILE
+    validation = data.validation_split
+    if not validation and not path.exists():  # a cross-validation stores its folds there
+        validation = catalog.validation_split(
+            data.name, data_dir=Path(data.data_dir), task=data.task
+        )
+    if validation:
+        return train, open_split(settings, validation)
     ids = [item.id for item in train]
     if not path.exists():
         kept, held = splits.split_by_patient(

@@ -1,11 +1,17 @@
 """Evaluation of a trained network on a split: tables and pictures in a folder, all or nothing."""
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.files import atomic_directory, write_bytes, write_json, write_table
+from input_pipeline.files import (
+    atomic_directory,
+    read_table,
+    safe_name,
+    write_bytes,
+    write_json,
+    write_table,
+)
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.scoring import SlicePrediction, VolumeScores, score
@@ -111,16 +117,15 @@ def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
     path = folder / "volumes.csv"
     path = path if path.exists() else folder / "cases.csv"
     rows: list[CaseRow] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            row: dict[str, Any] = {"case": prefix + line["case"]}
-            row |= {name: line[name] for name in ("patient", "class_name")}
-            for name, text in line.items():
-                block, _, metric = name.partition(".")
-                if metric:
-                    value = text if metric in TEXTS else float(text) if text else None
-                    row.setdefault(block, {})[metric] = value
-            rows.append(row)  # type: ignore[arg-type]
+    for line in read_table(path):
+        row: dict[str, Any] = {"case": prefix + line["case"]}
+        row |= {name: line[name] for name in ("patient", "class_name")}
+        for name, text in line.items():
+            block, _, metric = name.partition(".")
+            if metric:
+                value = text if metric in TEXTS else float(text) if text else None
+                row.setdefault(block, {})[metric] = value
+        rows.append(row)  # type: ignore[arg-type]
     return rows
 
 
@@ -152,7 +157,7 @@ def _score_and_draw(
         volumes.add(prediction)
         if number < pictures:
             row = net.picture(prediction, _title(scored))
-            path = folder / "pictures" / f"{prediction.slice.id}.png"
+            path = folder / "pictures" / f"{safe_name(prediction.slice.id)}.png"
             write_bytes(path, png_bytes(contact_sheet([row], class_names=names)))
             sheet = [*sheet, row][:SHEET_ROWS]
         tick()

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from input_pipeline.files import write_json
+from input_pipeline.io.doubts import ONLY_SCALES
 from input_pipeline.io.nifti import SUFFIXES as NIFTI
 from input_pipeline.io.nifti import read_labels, same_grid
 from input_pipeline.io.read import read_mask
 from ssa_jax.evaluation.metrics import CaseMetrics, CaseRow, case_rows
 from ssa_jax.evaluation.summary import format_table, summarize
-from ssa_jax.experiment.batch import Batch, Finished, RunOptions
+from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.settings import CLASS_NAMES
 
@@ -29,11 +30,13 @@ class Pair(NamedTuple):
         truth: uint8 class index.
         prediction: same shape.
         spacing: mm along each axis, or None where it is unknown.
+        notes: what is doubtful about the millimetres, by file.
     """
 
     truth: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, ...] | None
+    notes: tuple[tuple[Path, tuple[str, ...]], ...] = ()
 
 
 def score(
@@ -90,6 +93,7 @@ def score_folders(
     task: str,
     tolerance: float,
     out: Path | None,
+    axes: str | None,
     options: RunOptions,
     quiet: bool,
     echo: Callable[[str], Any],
@@ -103,6 +107,7 @@ def score_folders(
         tolerance: of NSD, in mm (or pixels).
         out: folder for `metrics.json` and `cases.csv`: new, empty, or of the same command, which
             goes on; None writes nothing.
+        axes: directions of the axes of files that state no orientation, or only a default.
         options: see `RunOptions`.
         quiet: show no progress.
         echo: prints the table, without `paper_compat`, which needs probabilities.
@@ -119,7 +124,8 @@ def score_folders(
         batch = Batch(
             folder,
             {name: prediction for name, (_, prediction) in pairs.items()},
-            record={"truth": str(truth.resolve()), "task": task, "tolerance": tolerance},
+            record={"truth": str(truth.resolve()), "task": task, "tolerance": tolerance}
+            | ({} if axes is None else {"axes": axes}),
             record_name=RECORD,
             table="cases",
             options=options,
@@ -127,7 +133,9 @@ def score_folders(
         )
 
         def measure(name: str, prediction: Path) -> Finished:
-            pair = read_pair(pairs[name][0], prediction, task)
+            pair = read_pair(pairs[name][0], prediction, task, axes=axes)
+            for path, notes in pair.notes:
+                print_notes(path, notes)
             rows = case_rows(
                 pair.truth,
                 pair.prediction,
@@ -177,13 +185,14 @@ def find_pairs(pred: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
     return {name: (truths[name], predictions[name]) for name in truths}
 
 
-def read_pair(truth: Path, prediction: Path, task: str) -> Pair:
+def read_pair(truth: Path, prediction: Path, task: str, *, axes: str | None = None) -> Pair:
     """Read both label maps of a case.
 
     Args:
         truth: NIfTI or PNG file.
         prediction: NIfTI or PNG file.
         task: see `score_folders`.
+        axes: see `score_folders`.
 
     Raises:
         ValueError: unknown labels, or different grids.
@@ -198,11 +207,17 @@ def read_pair(truth: Path, prediction: Path, task: str) -> Pair:
                 f"{pair.truth.shape} of {truth}; resample it"
             )
     else:
-        one, other = read_labels(truth, known), read_labels(prediction, known)
+        one, other = (read_labels(path, known, axes=axes) for path in (truth, prediction))
         reason = same_grid(one, other)
         if reason:
             raise ValueError(f"{prediction}: not on the grid of {truth}: {reason}; resample it")
-        pair = Pair(one.voxels, other.voxels, one.spacing)
+        # Sides are not scored, so that an orientation by default does not matter; sizes do.
+        first, second = (
+            tuple(note for note in scan.notes if not note.startswith(ONLY_SCALES))
+            for scan in (one, other)
+        )
+        notes = ((truth, first), (prediction, tuple(note for note in second if note not in first)))
+        pair = Pair(one.voxels, other.voxels, one.spacing, notes)
     if task == "binary":
         pair = pair._replace(
             truth=(pair.truth > 0).astype(np.uint8),

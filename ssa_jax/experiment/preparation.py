@@ -1,11 +1,15 @@
 """Building a data set, and the counts of its slices beside table 1 of the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from input_pipeline.datasets import catalog
+from input_pipeline.datasets.folder import read_label_map
+from input_pipeline.datasets.report import Report, to_standard_error
+from input_pipeline.datasets.volumes import Options
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment.progress import progress
@@ -20,15 +24,27 @@ PAPER = {
 
 
 def prepare(
-    name: str, *, source_dir: Path | None, data_dir: Path, task: str, show_bars: bool, quiet: bool
+    name: str,
+    *,
+    source_dir: Path | None,
+    data_dir: Path,
+    task: str,
+    axes: str | None,
+    labels: Path | None,
+    show_bars: bool,
+    quiet: bool,
 ) -> str:
     """Build a data set if it is not built yet, and count its slices and pixels.
+
+    What was noticed while its files were read is printed on standard error, now or when they were.
 
     Args:
         name: key of `catalog.DATASETS`.
         source_dir: folder with the files as published; None where the data set is built already.
         data_dir: folder of the records.
         task: 'binary' or 'multiclass'; '' takes the last task of the data set.
+        axes: directions of the axes of files that state no orientation; None if not stated.
+        labels: file with the class of each label; None for the data set's own.
         show_bars: show TFDS's progress bars on standard error.
         quiet: show no other progress.
 
@@ -40,7 +56,17 @@ def prepare(
         OSError: the records cannot be written.
     """
     task = task or catalog.DATASETS[name].tasks[-1]
-    catalog.build(name, source_dir=source_dir, data_dir=data_dir, task=task, progress=show_bars)
+    built = catalog.build(
+        name,
+        source_dir=source_dir,
+        data_dir=data_dir,
+        task=task,
+        options=_options(axes, labels),
+        progress=show_bars,
+    )
+    if not built:
+        for note in catalog.notes(name, data_dir=data_dir, task=task):
+            to_standard_error(note)
     rows: list[tuple[str, ...]] = [COLUMNS]
     for split in catalog.split_names(name, data_dir=data_dir, task=task):
         slices = catalog.open_split(name, split, data_dir=data_dir, task=task)
@@ -48,6 +74,58 @@ def prepare(
         if (name, split) in PAPER:
             rows.append(PAPER[name, split])
     return "\n".join(format_rows(rows, right=True))
+
+
+def check(
+    name: str,
+    *,
+    source_dir: Path | None,
+    task: str,
+    axes: str | None,
+    labels: Path | None,
+    echo: Callable[[str], Any],
+) -> int:
+    """Read all files of a data set without building it, and print a line for each fault.
+
+    Notes are printed on standard error.
+
+    Args:
+        name: key of `catalog.DATASETS`.
+        source_dir: folder with the files.
+        task: as for `prepare`.
+        axes: as for `prepare`.
+        labels: as for `prepare`.
+        echo: prints a fault, and the summary at the end.
+
+    Returns:
+        The number of faults.
+
+    Raises:
+        ValueError: no folder, an unknown task, or a folder that is no such data set.
+        OSError: the folder cannot be read.
+    """
+    if source_dir is None:
+        raise ValueError("--check reads the files of a data set; name their folder as --source")
+    report = Report()
+    count = catalog.check(
+        name,
+        source_dir=source_dir,
+        task=task or catalog.DATASETS[name].tasks[-1],
+        options=_options(axes, labels),
+        report=report,
+    )
+    for fault in report.faults:
+        echo(fault)
+    echo(
+        f"{source_dir}: {count} volumes or pictures read, {len(report.faults)} faults, "
+        f"{len(report.notes)} notes; nothing was built"
+    )
+    return len(report.faults)
+
+
+def _options(axes: str | None, labels: Path | None) -> Options:
+    """Return what the user states about the files."""
+    return Options(axes, None if labels is None else read_label_map(labels))
 
 
 def shares(slices: Sequence[Slice], task: str, *, quiet: bool) -> tuple[str, ...]:

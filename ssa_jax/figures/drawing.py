@@ -4,6 +4,7 @@ Figures are drawn on their own Agg canvas, not with pyplot, so that they share n
 """
 
 import io
+import warnings
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ DPI = 160
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Render a figure as PNG.
+    """Render a figure as PNG; characters that the font lacks become boxes, without a warning.
 
     Args:
         figure: that belongs to no pyplot window.
@@ -22,5 +23,7 @@ def png_bytes(figure: Figure) -> bytes:
         The bytes of the file.
     """
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

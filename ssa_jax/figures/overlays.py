@@ -228,7 +228,10 @@ def _grid(
     top = total - head
     for row, title, height in zip(rows, titles, heights, strict=True):
         at = (_GAP / width, (top - label / 2) / total)
-        figure.text(*at, title, ha="left", va="center", fontsize=7.5, color=QUIET)
+        # A title holds a file's name: `$` in it is no formula, and a byte may be no character.
+        shown = title.encode("utf-8", "backslashreplace").decode("utf-8")
+        text = figure.text(*at, shown, ha="left", va="center", fontsize=7.5, color=QUIET)
+        text.set_parse_math(False)
         top -= label + height
         for left, panel in zip(lefts, row, strict=True):
             box = (left / width, top / total, _PANEL / width, height / total)

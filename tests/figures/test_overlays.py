@@ -181,6 +181,15 @@ def test_contact_sheet_refuses_no_rows_and_unequal_maps(tmp_path: Path) -> None:
             sheet(tmp_path / "a.png", bad, ["lesion"])
 
 
+@pytest.mark.parametrize("title", ["x$\\foo$", "M\udcfcller", "患者"])
+def test_any_name_of_a_file_can_be_a_title(tmp_path: Path, title: str) -> None:
+    """Formulas, bytes that are no characters, and characters that the font lacks."""
+    sheet(tmp_path / "a.png", [SlicePicture(**picture(title=title))], ["lesion"])
+    sheet(tmp_path / "b.png", [SlicePicture(**picture(title=""))], ["lesion"])
+    titled, plain = (read(tmp_path / name) for name in ("a.png", "b.png"))
+    assert titled.shape == plain.shape and (titled != plain).any()
+
+
 def has(pixels: np.ndarray, color: str) -> np.ndarray:
     """Where a panel shows this colour, about."""
     return np.abs(pixels - to_rgb(color)).max(-1) < 0.05

@@ -16,7 +16,9 @@ from input_pipeline import files
 from input_pipeline.files import (
     atomic_directory,
     atomic_file,
+    read_table,
     require_empty,
+    safe_name,
     temporary_name,
     write_bytes,
     write_json,
@@ -183,3 +185,73 @@ def test_only_an_empty_folder_may_be_written(tmp_path: Path, ended: int) -> None
     with pytest.raises(NotADirectoryError, match=r"mask\.png"):
         require_empty(tmp_path / "mask.png", "--out")
     assert not files.is_filled(tmp_path / "absent")
+
+
+TEXTS = [
+    "=1+1",
+    "+x",
+    "-x",
+    "@SUM(A1)",
+    "\tx",
+    "\rx",
+    "'=1",
+    "''+x",
+    "'x",
+    "p1",
+    "-3.5",
+    "",
+    "a,=1",
+]
+
+
+def test_texts_are_no_formulas_and_read_back_as_given(tmp_path: Path) -> None:
+    rows = [{"case": text, "number": -1.5, "whole": -2} for text in TEXTS]
+    write_table(tmp_path / "a.csv", rows)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        stored = list(csv.DictReader(file))
+    formulas = ("=1+1", "+x", "-x", "@SUM(A1)", "\tx", "\rx", "'=1", "''+x")
+    expected = [f"'{text}" if text in formulas else text for text in TEXTS]
+    assert [row["case"] for row in stored] == expected
+    assert {(row["number"], row["whole"]) for row in stored} == {("-1.5", "-2")}
+    assert [row["case"] for row in read_table(tmp_path / "a.csv")] == TEXTS
+
+
+def test_names_in_other_bytes_than_utf8_are_written_and_read_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"M\xfcller.nii.gz")
+    assert name == "M\udcfcller.nii.gz"
+    write_table(tmp_path / "a.csv", [{"file": name, "more": "Müller"}])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines() == [
+        "file,more",
+        "M\\udcfcller.nii.gz,Müller",
+    ]
+    assert read_table(tmp_path / "a.csv") == [{"file": name, "more": "Müller"}]
+    in_the_locale_c = "Müller".encode().decode("ascii", "surrogateescape")
+    assert files.encodable(in_the_locale_c) == "Müller"
+    assert files.encodable("\ud800") == "\\ud800"
+    write_json(tmp_path / "a.json", {name: 1})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {name: 1}
+    write_text(tmp_path / "a.txt", f"{name} ü\n")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "M\\udcfcller.nii.gz ü\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x", "/etc/x", "..", ".", "", ".hidden", "a/b", "a\\b", "..\\x", "C:x", "x\0y", "x\n"),
+        *("\ud800", "é" * 200),
+    ],
+)
+def test_no_id_leaves_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "out"
+    write_bytes(folder / f"{safe_name(name)}.png", b"x")
+    (written,) = folder.iterdir()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [written]
+    assert not written.name.startswith(".")
+    assert safe_name(safe_name(name)) == safe_name(name)
+
+
+def test_names_that_are_safe_stay_and_others_stay_apart() -> None:
+    for name in ("case_01", "Müller 1", "p1.2", "M\udcfcller", "-x"):
+        assert safe_name(name) == name
+    others = ["a/b", "a\\b", "a:b", "a_b", "é" * 200, "é" * 201]
+    assert len({safe_name(name) for name in others}) == len(others)

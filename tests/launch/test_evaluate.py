@@ -271,6 +271,25 @@ def test_a_disk_that_refuses_leaves_the_earlier_evaluation(
     refuse(capsys, "config.json", *arguments, "--out", workdir / "config.json" / "out")
 
 
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "x\0y"])
+def test_no_name_of_a_slice_leads_out_of_the_folder(
+    tmp_path, workdir, by_brightness, monkeypatch, capsys, name
+):
+    image, truth = slice_and_truth(8)
+    made = [Slice(image, (truth > 0).astype(np.uint8), None, name, "=cmd()", None)]
+    monkeypatch.setattr(data, "evaluation_slices", lambda *_: made)
+    before = set(tmp_path.rglob("*"))
+    out = tmp_path / "deep" / "er" / "out"
+    arguments = ["--workdir", workdir, "--split", "test", "--out", out, "--pictures", "1"]
+    assert run(capsys, *arguments)[0] == 0
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert all(path.is_relative_to(out) for path in written)
+    (drawn,) = (out / "pictures").iterdir()
+    assert drawn.suffix == ".png"
+    (row,) = evaluation.read_rows(out, "")
+    assert (row["case"], row["patient"]) == (name, "=cmd()")
+
+
 def test_slices_of_a_volume_are_scored_in_3d(workdir, by_brightness, monkeypatch, capsys):
     def stacked(volume: str, wide: tuple[int, ...]) -> list[Slice]:
         slices = []

@@ -1,16 +1,19 @@
 """From scan files to lung masks on disk: every orientation, the three methods, what is refused."""
 
 import json
+import os
+import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from input_pipeline.preprocess import windowed
 from launch import cli
 from launch.lung_masks import main
 from ssa_jax.experiment import lung_masks
-from tests.support import lungmask_stand_in
+from tests.support import ROOT, lungmask_stand_in
 from tests.support.phantom_chest import SPACING, chest
 
 
@@ -151,3 +154,67 @@ def test_what_cannot_be_done_is_said(tmp_path, capsys, phantom):
         assert status == (3 if "failed: " in error else 2)
         assert message in error, error
     assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_the_remedy_for_a_windowed_scan_is_a_flag_that_works(tmp_path, capsys, phantom, scale):
+    """Grey values 0 to 255, or fractions of the window, give the lungs of the scan in HU."""
+    hu = np.clip(phantom.voxels, -1250, 250)
+    source = write(tmp_path / "hu/scan.nii.gz", hu, "LPS")
+    grey = windowed(hu) / np.float32(scale)
+    doubtful = write(tmp_path / "grey/scan.nii.gz", grey, "LPS")
+    run(capsys, "--out", tmp_path / "right", "--intensity", "hu", source)
+    _, said, noted = run(capsys, "--out", tmp_path / "wrong", "--intensity", "hu", doubtful)
+    assert "no lung found" in said and "--intensity windowed" in noted
+    given = ("--out", tmp_path / "out", "--intensity", "windowed", doubtful)
+    status, _, noted = run(capsys, *given)
+    assert status == 0 and noted.count("fractions of the window") == (scale == 255)
+    ours, truth = read(tmp_path / "out/scan.nii.gz"), read(tmp_path / "right/scan.nii.gz")
+    assert (ours != truth).mean() < 0.002
+
+
+def test_an_identity_is_said_and_axes_put_the_sides_right(tmp_path, capsys, phantom):
+    """Arrays stored with numpy.eye(4), in the order x, y, z and in the order z, y, x."""
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[:3, 3] = 7
+    upright = write(tmp_path / "sound.nii.gz", phantom.voxels, "LPS", affine)
+    run(capsys, "--out", tmp_path / "out", "--intensity", "hu", upright)
+    truth = np.asarray(nib.load(tmp_path / "out/sound.nii.gz").dataobj).T
+    assert set(np.unique(truth)) == {0, 1, 2}
+    for name, array, axes in (("xyz", phantom.voxels.T, "LPS"), ("zyx", phantom.voxels, "SPL")):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+        _, _, noted = run(capsys, "--out", tmp_path / "guess", "--intensity", "hu", path)
+        assert "the affine is the identity" in noted and "--axes LPS" in noted
+        given = ("--out", tmp_path / "out", "--intensity", "hu", "--axes", axes, path)
+        assert run(capsys, *given)[2] == ""
+        mask = nib.load(tmp_path / f"out/{name}.nii.gz")
+        np.testing.assert_array_equal(mask.affine, np.eye(4))
+        ours = np.asarray(mask.dataobj)
+        np.testing.assert_array_equal(ours if axes == "SPL" else ours.T, truth)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "surroundings",
+    [{"PYTHONIOENCODING": "ascii"},
+     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)  # fmt: skip
+def test_names_survive_where_text_is_ascii(tmp_path, phantom, surroundings):
+    """A name in Latin-1 bytes and one in UTF-8, printed to a terminal that can show neither."""
+    names = [b"M\xfcller.nii.gz", "Müller.nii.gz".encode()]
+    folder = os.fsencode(tmp_path / "scans")
+    for name in names:
+        source = write(tmp_path / "scans" / "x.nii.gz", phantom.voxels[20:22], "LPS")
+        os.rename(source, os.path.join(folder, name))
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.lung_masks", "--out", tmp_path / "out", "--intensity", "hu",
+         tmp_path / "scans"],
+        cwd=ROOT, env=os.environ | surroundings, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [
+        *sorted(names),
+        b"lung_masks.json",
+    ]
+    assert done.stdout.count(b"right lung") == 2 and done.stdout.isascii()

@@ -112,3 +112,32 @@ def test_bad_input_is_one_line_and_a_bad_case_costs_itself(tmp_path, capsys):
     status, out, errors = run(capsys, *pair, "--out", tmp_path / "out")
     assert (status, errors) == (0, "") and "holds 1 of 2 already" in out
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 2
+
+
+def test_doubts_about_the_millimetres_are_said(tmp_path, capsys):
+    """An identity makes every voxel 1 mm wide; a plain scaling leaves only the sides unknown."""
+    pair = ("--pred", tmp_path / "pred", "--truth", tmp_path / "truth")
+    for affine, said in ((np.eye(4), True), (AFFINE, False)):
+        for folder in ("truth", "pred"):
+            save(tmp_path / folder / "a.nii.gz", label_map(), affine=affine)
+        status, _, errors = run(capsys, *pair)
+        assert status == 0
+        assert errors.count("\n") == said
+        assert not said or "truth/a.nii.gz: the affine is the identity" in errors
+
+
+def test_maps_without_orientation_are_scored_on_stated_axes(tmp_path, capsys):
+    for folder in ("truth", "pred"):
+        path = tmp_path / folder / "a.nii.gz"
+        save(path, label_map())
+        image = nib.load(path)
+        bare = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+        bare.set_sform(None, 0)
+        nib.save(bare, path)
+    pair = ("--pred", tmp_path / "pred", "--truth", tmp_path / "truth")
+    status, _, errors = run(capsys, *pair)
+    assert status == 3 and "--axes LPS" in errors
+    status, _, errors = run(capsys, *pair, "--axes", "LPS", "--out", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert summary["standard"]["lesion"]["dsc"]["mean"] == 1.0

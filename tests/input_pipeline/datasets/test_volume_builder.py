@@ -281,7 +281,7 @@ def test_links_to_files_of_one_name_are_volumes_of_their_own(tmp_path):
     ("change", "stated", "note"),
     [
         (lambda hu: hu, "hu", None),
-        (lambda hu: hu + 1250, "hu", "may be Hounsfield units plus an offset, such as 1024"),
+        (lambda hu: hu + 1250, "hu", "be Hounsfield units plus an offset of about 1"),
         (lambda hu: windowed(hu).astype(np.int16), "hu", "state its intensity as 'windowed'"),
         (lambda hu: windowed(hu).astype(np.int16), "windowed", None),
     ],

@@ -113,7 +113,8 @@ def nifti_numbers(data):
     kind = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8",
             16: "f4", 64: "f8"}[struct.unpack_from(f"{order}h", data, 70)[0]]  # fmt: skip
     offset, slope, inter = struct.unpack_from(f"{order}3f", data, 108)
-    values = np.frombuffer(data, order + kind, offset=int(offset)).astype(np.float64)
+    count = int(np.prod(shape[:dims]))  # bytes after the voxels are ignored
+    values = np.frombuffer(data, order + kind, count, offset=int(offset)).astype(np.float64)
     if slope and np.isfinite(slope):
         values = values * slope + inter
     return tuple(shape[:dims]), values

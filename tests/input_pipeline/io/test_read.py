@@ -62,6 +62,49 @@ def test_colours_and_transparency_are_refused(tmp_path):
     refused(saved(tmp_path / "clear.png", clear), read_image, "transparent")
 
 
+def tinted(tint):
+    """Grey values whose channels differ, and their luminance."""
+    channels = np.clip(GREY[..., None].astype(int) + tint, 0, 255).astype(np.uint8)
+    return channels, np.rint(channels @ np.array([0.299, 0.587, 0.114]))
+
+
+@pytest.mark.parametrize("tint", [(1, 0, -1), (0, 2, 0), (2, 0, 1), (0, 0, -2)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_tint_of_two_grey_values_is_grey(tmp_path, tint, mode):
+    channels, luminance = tinted(tint)
+    image = read_image(saved(tmp_path / "a.png", channels, mode))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, luminance)
+
+
+def test_a_jpeg_tinted_by_its_compression_is_grey(tmp_path):
+    smooth = np.add.outer(np.arange(40), 2 * np.arange(30))[..., None].astype(np.uint8)
+    path = saved(tmp_path / "a.jpg", smooth + np.array([1, 1, 0], np.uint8), quality=95)
+    channels = np.asarray(Image.open(path))
+    assert 0 < np.ptp(channels, axis=-1).max() <= 2
+    assert np.abs(read_image(path).astype(int) - channels[..., 1]).max() <= 1
+
+
+@pytest.mark.parametrize("tint", [(3, 0, 0), (2, 0, -1), (0, -3, 0)])
+def test_a_stronger_tint_is_refused(tmp_path, tint):
+    refused(saved(tmp_path / "a.png", tinted(tint)[0]), read_image, "differ by up to 3 grey values")
+
+
+def test_tinted_masks(tmp_path):
+    """Black and white stay apart; class indices would change by a tint."""
+    truth = GREY > 128
+    channels = np.where(truth[..., None], (255, 253, 254), (0, 2, 1)).astype(np.uint8)
+    path = saved(tmp_path / "m.png", channels)
+    np.testing.assert_array_equal(read_mask(path, (0, 1)), truth)
+    refused(path, lambda p: read_mask(p, (0, 1, 2)), "changes class indices")
+    indices = np.where(truth[..., None], (1, 2, 1), (0, 0, 0)).astype(np.uint8)
+    path = saved(tmp_path / "i.png", indices)
+    for labels in ((0, 1), (0, 1, 2)):
+        refused(path, lambda p, labels=labels: read_mask(p, labels), "changes class indices")
+    equal = np.repeat(LABELS[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(read_mask(saved(tmp_path / "e.png", equal), (0, 1, 2)), LABELS)
+
+
 def test_sixteen_bits_are_refused(tmp_path):
     path = saved(tmp_path / "deep.png", GREY.astype(np.uint16) * 256)
     refused(path, read_image, "8-bit")
@@ -178,8 +221,9 @@ def test_an_array_is_the_scan_of_the_equivalent_nifti(tmp_path, code, dtype):
     assert scan.voxels.dtype == expected.voxels.dtype
     np.testing.assert_allclose(scan.affine, expected.affine, rtol=1e-6)
     np.testing.assert_allclose(scan.spacing, SPACING, rtol=1e-6)
-    for field in ("intensity", "axes", "flips", "file_shape", "notes"):
+    for field in ("intensity", "axes", "flips", "file_shape"):
         assert getattr(scan, field) == getattr(expected, field), field
+    assert scan.notes == ()  # its axes are stated; those of a plain scaling are a default
     np.testing.assert_array_equal(to_file_grid(scan.voxels, scan), array)
 
 
