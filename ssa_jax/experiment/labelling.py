@@ -1,6 +1,5 @@
 """Pseudo-labels of one round on disk: predicted, passed through the trust module, described."""
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from ssa_jax.semi_supervised.trust import (
     pseudo_label,
 )
 from ssa_jax.training.distributed import barrier, is_main_process
-from ssa_jax.training.state import Variables
+from ssa_jax.training.state import weights_sha256
 
 
 def label_round(run: Run, number: int) -> None:
@@ -65,20 +64,6 @@ def pseudo_labels(
     for index, made in zip(indices, network.predict(Subset(slices, indices)), strict=True):
         mask, weight = pseudo_label(made.prob, thresholds, trust)
         yield PseudoLabel(index, made.slice.id, mask, weight)
-
-
-def weights_sha256(variables: Variables) -> str:
-    """Hash the name, type, shape and bits of every array.
-
-    Args:
-        variables: of a network.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _label(run: Run, number: int, folder: Path) -> None:

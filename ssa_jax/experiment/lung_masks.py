@@ -1,7 +1,5 @@
 """Lung labels of many scans, written to a folder by one of three methods."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.files import write_json
 from input_pipeline.io.nifti import write_nifti_mask
 from input_pipeline.io.scan import Scan
 from input_pipeline.lungs.left_right import label_left_right
 from input_pipeline.lungs.lungmask_package import lungmask_lung_labels
 from input_pipeline.lungs.r231 import r231_lung_labels
 from input_pipeline.lungs.threshold import volume_lung_mask
+from input_pipeline.verified import file_sha256, keep_record
 from ssa_jax.experiment.weights import read_state_dict, require_fit
 from ssa_jax.models import unet
 
@@ -91,21 +89,8 @@ def _keep_record(out: Path, method: str, weights: Path | None) -> None:
     """Write the method and weights of the masks of a folder, or check that they are the same."""
     record = {"method": method, "weights": None, "sha256": None}
     if weights is not None:
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        record |= {"weights": weights.name, "sha256": digest}
-    path = out / RECORD
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: damaged ({error}); name another --out folder") from error
-        if before != record:
-            raise ValueError(
-                f"{path}: the masks in this folder are of {before}, expected {record}; name "
-                "another --out folder"
-            )
-    write_json(path, record)
+        record |= {"weights": weights.name, "sha256": file_sha256(weights)}
+    keep_record(out / RECORD, record, what="masks", mend="name another --out folder")
 
 
 def _check(scan: Scan, path: Path) -> None:

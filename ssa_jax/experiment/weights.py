@@ -51,7 +51,6 @@ def import_weights(settings: Settings, path: Path, workdir: Path, layout: str) -
         save_settings(settings, folder)
         checkpoints = Checkpoints(folder)
         checkpoints.save_best(0, variables, {"imported_from": path.name})
-        checkpoints.close()
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:

@@ -1,10 +1,12 @@
 """The state of a training, which its step reads and replaces."""
 
+import hashlib
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -73,3 +75,17 @@ def init_state(
         # A copy, because the step donates its input and two leaves must not share a buffer.
         average=jax.tree.map(jnp.copy, variables) if average else None,
     )
+
+
+def weights_sha256(variables: Any) -> str:
+    """Hash the name, type, shape and bits of every array of a tree.
+
+    Args:
+        variables: arrays on the host, in nested dictionaries for instance.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
