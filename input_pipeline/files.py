@@ -114,7 +114,7 @@ def remove_killed(folder: Path, stem: str) -> None:
         if entry.name.startswith(start) and UNFINISHED in entry.name:
             own = entry.name.removeprefix(start).rpartition(UNFINISHED)[0]
             host, _, process = own.rpartition("-")[0].rpartition("-")  # hosts may have a "-"
-            if host == socket.gethostname() and not _runs(process):
+            if host == socket.gethostname() and not process_runs(process):
                 remove(entry)
 
 
@@ -327,8 +327,12 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _runs(process: str) -> bool:
-    """Return whether a process with that number is running on this host."""
+def process_runs(process: str) -> bool:
+    """Return whether a process with that number is running on this host.
+
+    Args:
+        process: its number.
+    """
     try:
         os.kill(int(process), 0)
     except (ValueError, OverflowError, ProcessLookupError):

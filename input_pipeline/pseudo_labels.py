@@ -5,7 +5,6 @@ name, which is renamed once it holds the manifest. The records hold labels and w
 are read from the data set's unlabelled split by index, and their ids are compared.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,13 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from input_pipeline.files import UNFINISHED, atomic_file, remove, write_json
+from input_pipeline.records import Records, text_of, write_hashes
 from input_pipeline.slices import LazySequence, Slice
+from input_pipeline.verified import read_signed, signed
 
 SHARD_SLICES = 64  # records in each file
 MANIFEST = "manifest.json"
+MEND = "remove this folder and the rounds after it, and start again"  # if labels are damaged
 _NAME, _SPLIT, _FORMAT = "pseudo_label", "train", "array_record"
 _GRID = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
 FEATURES = tfds.features.FeaturesDict(
@@ -112,15 +114,17 @@ class PseudoWriter:
         return PseudoLabels(self._unfinished)
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest beside the records and rename the folder to its final name.
+        """Write hashes and manifest beside the records; rename the folder to its final name.
 
         Args:
             manifest: anything that JSON can hold.
 
         Raises:
-            OSError: the manifest cannot be written, or the folder cannot be renamed.
+            ValueError: a record cannot be read.
+            OSError: a file cannot be written, or the folder cannot be renamed.
         """
-        write_json(self._unfinished / MANIFEST, manifest)
+        write_hashes(self._unfinished, [_SPLIT], MEND)
+        write_json(self._unfinished / MANIFEST, signed(manifest))
         os.replace(self._unfinished, self._folder)
 
     def _path(self, shard: int) -> Path:
@@ -149,28 +153,22 @@ class PseudoLabels(LazySequence[PseudoLabel]):
         folder: a folder written by `PseudoWriter`.
 
     Raises:
-        ValueError: the folder holds no such records.
+        ValueError: the folder holds no such records, or others than were written; on access too.
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            builder = tfds.builder_from_directory(folder)
-            self._source = builder.as_data_source(_SPLIT)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{folder}: no pseudo-labels can be read ({error}); remove this folder and the "
-                "rounds after it, and start again"
-            ) from error
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no pseudo-labels can be read, there is no folder; {MEND}")
+        self._source = Records(folder, _SPLIT, MEND)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def _item(self, index: int) -> PseudoLabel:
         record = self._source[index]
-        name = record["id"]
         return PseudoLabel(
             index=int(record["index"]),
-            id=name.decode() if isinstance(name, bytes) else name,
+            id=text_of(record["id"]),
             mask=record["mask"],
             weight=record["weight"],
         )
@@ -196,11 +194,13 @@ class PseudoSlices(LazySequence[Slice]):
 
     def _item(self, index: int) -> Slice:
         label = self._labels[index]
-        item = self._unlabelled[label.index]
-        if item.id != label.id:
+        there = label.index < len(self._unlabelled)
+        item = self._unlabelled[label.index] if there else None
+        if item is None or item.id != label.id:
             raise ValueError(
-                f"pseudo-label of {label.id}: the unlabelled split has {item.id} in its place, as "
-                "the data set has changed; start again with another --workdir"
+                f"pseudo-label of {label.id}: the unlabelled split has "
+                f"{item.id if item else 'nothing'} in its place, as the data set has changed; "
+                "start again with another --workdir"
             )
         return replace(item, mask=label.mask, weight=label.weight)
 
@@ -218,13 +218,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         folder: a folder written by `PseudoWriter`.
 
     Raises:
-        ValueError: the manifest is not JSON.
+        ValueError: the manifest is damaged.
         OSError: the manifest cannot be read.
     """
-    path = folder / MANIFEST
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not a JSON file ({error}); remove this round and start again"
-        ) from None
+    return read_signed(folder / MANIFEST, MEND)

@@ -1,14 +1,15 @@
 """Choose the slices to train on and those to validate on, by patient, and store the choice."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
 
 from input_pipeline.files import write_json
+from input_pipeline.verified import read_signed, signed
 
+MEND = "restore it from a copy, or make the split again in another --workdir"
 PARTS = ("train", "validation")
 SCHEMES = ("usual", "ma")
 
@@ -96,8 +97,9 @@ def save_split(path: Path, train_ids: Sequence[str], validation_ids: Sequence[st
         ValueError: an id is in both parts or twice in one, or a part is empty.
         OSError: the file cannot be written.
     """
-    _check(path, train_ids, validation_ids)
-    write_json(path, {"train": list(train_ids), "validation": list(validation_ids)})
+    check_parts(path, train_ids, validation_ids)
+    parts = {"train": list(train_ids), "validation": list(validation_ids)}
+    write_json(path, signed(parts))
 
 
 def load_split(path: Path) -> tuple[list[str], list[str]]:
@@ -110,21 +112,63 @@ def load_split(path: Path) -> tuple[list[str], list[str]]:
         Ids of the slices to train on and of those to validate on.
 
     Raises:
-        ValueError: the file is not such a split, or an id is in both parts.
+        ValueError: the file is not such a split, or damaged, or an id is in both parts.
         OSError: the file cannot be read.
     """
-    try:
-        parts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); make the split again") from None
-    train, validation = (parts.get(name) if isinstance(parts, dict) else None for name in PARTS)
+    parts = read_signed(path, MEND)
+    train, validation = (parts.get(name) for name in PARTS)
     if not _is_id_list(train) or not _is_id_list(validation):
         raise ValueError(
-            f"{path}: not a split, expected lists of slice ids under {' and '.join(PARTS)}; "
-            f"make the split again"
+            f"{path}: not a split, expected lists of slice ids under {' and '.join(PARTS)}; {MEND}"
         )
-    _check(path, train, validation)
+    check_parts(path, train, validation)
     return train, validation
+
+
+def updated_split(
+    train_ids: Sequence[str], held_ids: Sequence[str], patients: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """Adapt a split to slices that were added or are gone.
+
+    Args:
+        train_ids: ids of the slices to train on, so far.
+        held_ids: ids of the slices to validate on, so far.
+        patients: the patient of each slice that there is now, by the slice's id.
+
+    Returns:
+        Ids of the slices to train on and of those to validate on: a new slice is in its patient's
+        part, that of a new patient is trained on.
+    """
+    held = {patients[name] for name in held_ids if name in patients}
+    known = {*train_ids, *held_ids}
+    train = [k for k in train_ids if k in patients]
+    validation = [k for k in held_ids if k in patients]
+    for name, patient in patients.items():
+        if name not in known:
+            (validation if patient in held else train).append(name)
+    return train, validation
+
+
+def require_patients_apart(
+    path: Path, patients: Mapping[str, str], train_ids: Sequence[str], held_ids: Sequence[str]
+) -> None:
+    """Check that no patient has slices in both parts of a stored split.
+
+    Args:
+        path: file of the split, for the message.
+        patients: the patient of each slice, by the slice's id.
+        train_ids: ids of the slices to train on, all in `patients`.
+        held_ids: ids of the slices to validate on, all in `patients`.
+
+    Raises:
+        ValueError: a patient is in both parts.
+    """
+    both = {patients[name] for name in train_ids} & {patients[name] for name in held_ids}
+    if both:
+        raise ValueError(
+            f"{path}: {len(both)} patients are in both parts, such as {min(both)!r}, expected each "
+            f"in one, as the validation scores would be too high; {MEND}"
+        )
 
 
 def _is_id_list(value: object) -> TypeGuard[list[str]]:
@@ -132,8 +176,17 @@ def _is_id_list(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _check(path: Path, train_ids: Sequence[str], validation_ids: Sequence[str]) -> None:
-    """Check that both parts have slices, and that no slice is in them twice."""
+def check_parts(path: Path, train_ids: Sequence[str], validation_ids: Sequence[str]) -> None:
+    """Check that both parts have slices, and that no slice is in them twice.
+
+    Args:
+        path: file of the split, for the message.
+        train_ids: ids of the slices to train on.
+        validation_ids: ids of the slices to validate on.
+
+    Raises:
+        ValueError: a part is empty, or a slice is in it twice, or in both.
+    """
     for name, ids in zip(PARTS, (train_ids, validation_ids), strict=True):
         if not ids:
             raise ValueError(f"{path}: the {name} part is empty, expected 1 slice or more")

@@ -1,7 +1,9 @@
 """Train a network: `ssa-jax train --config covid_semiseg:cpu --workdir W`.
 
 Fields change on the command line: `--config.train.epochs=20`. Interrupted (Ctrl-C, SIGTERM, power),
-the same command resumes from the last checkpoint and ends with the same bits.
+the same command resumes from the last checkpoint and ends with the same bits. A training that is
+over goes on with a larger `--config.train.epochs`, by the learning-rate schedule of that length;
+one whose loss was not finite, with a lower `--config.optim.learning_rate`.
 """
 
 import sys
@@ -17,9 +19,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--workdir", type=Path, required=True, help="folder for checkpoints, metrics and curves"
     )
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="go on with slices that were added, gone or changed since the training began",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
-    state = train(settings, options.workdir, quiet=options.quiet)
+    state = train(
+        settings,
+        options.workdir,
+        accept_data_changes=options.accept_data_changes,
+        quiet=options.quiet,
+    )
     print(f"Trained to step {int(state.step)}: {options.workdir}")
 
 

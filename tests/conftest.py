@@ -77,5 +77,4 @@ def small_workdir(tmp_path_factory, network_variables):
     save_settings(settings, workdir)
     checkpoints = Checkpoints(workdir)
     checkpoints.save_best(1, network_variables, {})
-    checkpoints.close()
     return workdir

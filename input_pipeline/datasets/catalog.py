@@ -29,10 +29,12 @@ from input_pipeline.datasets.volumes import Options
 from input_pipeline.files import remove, remove_killed, temporary_name, write_json
 from input_pipeline.io.nifti_header import files_of
 from input_pipeline.io.scan import axes_affine
+from input_pipeline.records import Records, open_folder, text_of, write_hashes
 from input_pipeline.slices import LazySequence, Slice
 
 UNLABELLED = "unlabelled"
 SHARD_SLICES = 512  # records in each file
+MEND = "remove its folder and build the data set again"  # if records are damaged
 BUILDING = "building"  # stem of the temporary folder in which records are built
 # Beside the records, the card of the data set: a hash of the files that they were built from, what
 # the user stated, and what was noticed while the files were read.
@@ -154,6 +156,7 @@ def build(
         _prepare(builder, progress)
         report.raise_faults(source_dir or data_dir)
         built = Path(builder.data_dir)
+        write_hashes(built, builder.info.splits, MEND)
         card = {"sha256": source, "notes": report.notes, "axes": options.axes}
         write_json(built / SOURCE_FILE, card | {"labels": options.labels})
         _move(built, target, scratch)
@@ -230,16 +233,26 @@ def open_split(name: str, split: str, *, data_dir: Path, task: str) -> Sequence[
         classes are 1.
 
     Raises:
-        ValueError: there is no such data set, task or split, or it is not built. The message says
-            which there are.
+        ValueError: there is no such data set, task or split (the message says which there are), or
+            it is not built, or damaged; on access too.
     """
-    builder = _built(name, data_dir, task)
-    if split not in builder.info.splits:
-        sizes = ", ".join(f"{k} ({v.num_examples})" for k, v in builder.info.splits.items())
-        raise ValueError(
-            f"{builder.data_dir}: {name} has no split {split!r}, expected one of {sizes}"
-        )
-    return Records(builder.as_data_source(split), split != UNLABELLED, task == "binary")
+    records = _records(name, split, data_dir, task)
+    return RecordSlices(records, split != UNLABELLED, task == "binary")
+
+
+def slice_hashes(name: str, split: str, *, data_dir: Path, task: str) -> dict[str, str]:
+    """Return a hash of what the records hold of each slice, by its id.
+
+    Args:
+        name: key of `DATASETS`.
+        split: name of the split.
+        data_dir: folder with the records of all data sets.
+        task: 'binary' or 'multiclass'.
+
+    Raises:
+        ValueError: as `open_split`.
+    """
+    return dict(_records(name, split, data_dir, task).hashes())
 
 
 def split_names(name: str, *, data_dir: Path, task: str) -> list[str]:
@@ -253,10 +266,10 @@ def split_names(name: str, *, data_dir: Path, task: str) -> list[str]:
     Raises:
         ValueError: there is no such data set or task, or it is not built.
     """
-    return list(_built(name, data_dir, task).info.splits)
+    return list(_splits(_built(name, data_dir, task)))
 
 
-class Records(LazySequence[Slice]):
+class RecordSlices(LazySequence[Slice]):
     """The slices of one built split, decoded each time they are accessed.
 
     Args:
@@ -282,17 +295,12 @@ class Records(LazySequence[Slice]):
             image=record["image"],
             mask=mask,
             lung=record.get("lung"),
-            id=_text(record["id"]),
-            patient=_text(record["patient"]),
+            id=text_of(record["id"]),
+            patient=text_of(record["patient"]),
             spacing=_spacing(record.get("spacing")),
-            volume=_text(record.get("volume", "")) or None,
+            volume=text_of(record.get("volume", "")) or None,
             slice_spacing=float(record.get("slice_spacing", 0)) or None,
         )
-
-
-def _text(value: str | bytes) -> str:
-    """Return a record's text as a string."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
@@ -300,8 +308,23 @@ def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
     return None if value is None or not value[0] else (float(value[0]), float(value[1]))
 
 
-def _built(name: str, data_dir: Path, task: str) -> tfds.core.DatasetBuilder:
-    """Return the builder with which the records of a built data set are read."""
+def _records(name: str, split: str, data_dir: Path, task: str) -> Records:
+    """Open the records of a split."""
+    directory = _built(name, data_dir, task)
+    sizes = _splits(directory)
+    if split not in sizes:
+        listed = ", ".join(f"{there} ({count})" for there, count in sizes.items())
+        raise ValueError(f"{directory}: {name} has no split {split!r}, expected one of {listed}")
+    return Records(directory, split, MEND)
+
+
+def _splits(directory: Path) -> dict[str, int]:
+    """Return the number of records of each split."""
+    return {k: v.num_examples for k, v in open_folder(directory, MEND).info.splits.items()}
+
+
+def _built(name: str, data_dir: Path, task: str) -> Path:
+    """Return the folder of the records of a built data set."""
     directory = _directory(name, data_dir, task)
     if not directory.is_dir():
         built = data_dir.glob("[!.]*/**/dataset_info.json")
@@ -310,7 +333,7 @@ def _built(name: str, data_dir: Path, task: str) -> tfds.core.DatasetBuilder:
             f"{directory}: {name} ({task}) is not built, "
             f"{data_dir} holds {', '.join(sorted(there)) or 'nothing'}; build it first"
         )
-    return tfds.builder_from_directory(directory)
+    return directory
 
 
 def _directory(name: str, data_dir: Path, task: str) -> Path:

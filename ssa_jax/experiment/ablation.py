@@ -14,10 +14,11 @@ from ssa_jax.evaluation.summary import AVERAGE, interval_text, summarize
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
 from ssa_jax.experiment.evaluation import read_rows
+from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.rounds import self_train
 from ssa_jax.experiment.run import Observer
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.experiment.workdir import CONFIG_FILE, keep_compiled, save_settings
+from ssa_jax.experiment.workdir import CONFIG_FILE, keep_compiled, write_settings
 
 OVER, ETA, ROUNDS = "loss.class_weight_over", "self_train.eta", "self_train.max_rounds"
 VARIANTS: dict[str, dict[str, Any]] = {  # fields of the settings that each one changes
@@ -65,8 +66,23 @@ def ablate(
 
     Raises:
         ValueError: the data set has no labelled test split, or as `rounds.self_train`.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written, or another process uses the workdir.
     """
+    with in_use(workdir):
+        results = _run_variants(settings, workdir, seeds, observer, quiet, echo)
+        write_json(workdir / "ablation.json", results)
+    return results
+
+
+def _run_variants(
+    settings: Settings,
+    workdir: Path,
+    seeds: int,
+    observer: Observer,
+    quiet: bool,
+    echo: Callable[[str], Any],
+) -> dict[str, dict[str, Any]]:
+    """Run every variant with every seed and summarise each variant."""
     keep_compiled(workdir)
     rows: dict[str, list[CaseRow]] = {name: [] for name in VARIANTS}
     per_seed: dict[str, list[float]] = {name: [] for name in VARIANTS}
@@ -88,7 +104,7 @@ def ablate(
             rows[name] += cases
             per_seed[name].append(_mean_dsc(cases))
             best[name].append(summary["best_round"])
-    results = {
+    return {
         name: {
             "dsc": {k: v["dsc"] for k, v in summarize(rows[name])["standard"].items()},
             "gain": gain(rows[name], rows["supervised"]),
@@ -98,8 +114,6 @@ def ablate(
         }
         for name in VARIANTS
     }
-    write_json(workdir / "ablation.json", results)
-    return results
 
 
 def gain(ours: Sequence[CaseRow], theirs: Sequence[CaseRow]) -> dict[str, float | None]:
@@ -160,7 +174,7 @@ def _share_first_round(source: Path, target: Path, settings: Settings) -> None:
     remove(temporary)
     leave = shutil.ignore_patterns("pseudo*", "label_seconds.json", CONFIG_FILE)
     shutil.copytree(source / "round_01", temporary, copy_function=os.link, ignore=leave)
-    save_settings(settings, temporary)
+    write_settings(settings, temporary)
     os.replace(temporary, first)
 
 

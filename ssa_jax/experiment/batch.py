@@ -16,11 +16,11 @@ from input_pipeline.files import (
     read_lines,
     remove,
     require_empty,
-    write_json,
     write_table,
 )
 from input_pipeline.io.archive import archive_of
 from input_pipeline.io.nifti_header import files_of
+from input_pipeline.verified import keep_record
 
 JOURNAL = ".results"
 ERRORS = "errors"
@@ -103,7 +103,9 @@ class Batch:
         if options.overwrite and (out / record_name).exists():
             self._clear()
             remove(out / record_name)
-        _keep_record(out / record_name, record)
+        if not (out / record_name).exists():
+            require_empty(out, "--out")
+        keep_record(out / record_name, record, what="results", mend="name another --out folder")
         self._entries = self._read()
         self._own = dict(list(inputs.items())[part - 1 :: parts])
         self.missing = {n: path for n, path in self._own.items() if not self._holds(n, path)}
@@ -284,21 +286,3 @@ def _files(path: Path) -> list[Path]:
         return [path, *(file for file in path.rglob("*") if file.exists())]
     archive = archive_of(path)
     return files_of(path) if archive is None else [archive]
-
-
-def _keep_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write what makes the results of a folder, or check that it is what made them."""
-    wanted = json.loads(json.dumps(record))
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: damaged ({error}); name another --out folder") from error
-        if before != wanted:
-            raise ValueError(
-                f"{path}: the results in this folder are of {before}, expected {wanted}; name "
-                "another --out folder"
-            )
-        return
-    require_empty(path.parent, "--out")
-    write_json(path, wanted)

@@ -1,18 +1,23 @@
 """Cross-validation: a network for each fold, scored on the patients it was not trained on."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from input_pipeline import splits
 from input_pipeline.files import write_json, write_table
+from input_pipeline.verified import keep_record
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.summary import summarize
-from ssa_jax.experiment import data
+from ssa_jax.experiment import data, data_changes, factory
+from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.evaluation import evaluate, read_rows
+from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.experiment.training import train
+from ssa_jax.experiment.training import check_start, train_in
+from ssa_jax.training.loop import TrainingDiverged
+
+MEND = "name another --workdir"
 
 
 def cross_validate(
@@ -39,34 +44,50 @@ def cross_validate(
 
     Raises:
         ValueError: settings with a validation split of their own, too few patients for the folds,
-            or a workdir with other folds.
-        OSError: a file cannot be read or written.
+            or a workdir with other folds, settings or data, or damaged.
+        OSError: a file cannot be read or written, or another process uses the workdir.
+        TrainingDiverged: the loss of a fold is not finite.
     """
+    factory.check(settings)
     if settings.data.validation_split:
         raise ValueError(
             f"data.validation_split is {settings.data.validation_split!r}; expected '', as the "
             "folds are made from 'train'"
         )
     data.build_records(settings)
+    with in_use(workdir):
+        return _run_folds(settings, workdir, folds, scheme, quiet, echo)
+
+
+def _run_folds(
+    settings: Settings,
+    workdir: Path,
+    folds: int,
+    scheme: str,
+    quiet: bool,
+    echo: Callable[[str], Any],
+) -> dict[str, Any]:
+    """Train and score the folds, and summarise them."""
     ids = [(item.id, item.patient) for item in data.open_split(settings, data.TRAIN)]
     patients, seed = [patient for _, patient in ids], settings.data.split_seed
     patient_folds = splits.make_folds(patients, folds=folds, scheme=scheme, seed=seed)
-    _keep_folds(workdir / "folds.json", scheme, patient_folds)
-    rows: list[CaseRow] = []
-    for number, parts in enumerate(patient_folds, start=1):
+    for number in range(1, folds + 1):  # those that are done are of the same settings and data
         fold = workdir / f"fold_{number}"
-        chosen = [[name for name, patient in ids if patient in part] for part in parts]
-        path = fold / data.SPLITS_FILE
-        if not path.exists():
-            splits.save_split(path, *chosen)
-        if splits.load_split(path) != tuple(chosen):
-            raise ValueError(f"{path}: another split than this fold's; name another --workdir")
-        out = fold / "evaluation" / data.VALIDATION
-        if not (out / "metrics.json").exists():
-            train(settings, fold, quiet=quiet)
-            evaluate(
-                settings, fold, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet
-            )
+        workdirs.changed_settings(settings, fold)
+        if (fold / data_changes.DATA_FILE).exists():
+            data.compare(settings, fold, way_out=MEND)
+    chosen = [
+        [[name for name, patient in ids if patient in part] for part in parts]
+        for parts in patient_folds
+    ]
+    for train_ids, _ in chosen:
+        check_start(settings, len(train_ids))
+    parts_of = [{"train": train, "validation": held} for train, held in patient_folds]
+    record = {"scheme": scheme, "folds": parts_of}
+    keep_record(workdir / "folds.json", record, what="folds", mend=MEND)
+    rows: list[CaseRow] = []
+    for number, parts in enumerate(chosen, start=1):
+        out = _run_fold(settings, workdir / f"fold_{number}", parts, quiet)
         echo(f"fold {number} of {folds}: {out}")
         rows += read_rows(out, f"fold_{number}/")
     summary = summarize(rows) | {"scheme": scheme, "folds": folds}
@@ -75,18 +96,19 @@ def cross_validate(
     return summary
 
 
-def _keep_folds(path: Path, scheme: str, patient_folds: list[tuple[list[str], list[str]]]) -> None:
-    """Write the folds, or check that the file holds the same ones."""
-    folds = [{"train": train_, "validation": validation} for train_, validation in patient_folds]
-    ours = {"scheme": scheme, "folds": folds}
+def _run_fold(settings: Settings, fold: Path, parts: list[list[str]], quiet: bool) -> Path:
+    """Train and score a fold unless that is done, and return the folder of its scores."""
+    path = fold / data.SPLITS_FILE
     if not path.exists():
-        write_json(path, ours)
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); name another --workdir") from None
-    if theirs != ours:
-        raise ValueError(
-            f"{path}: other folds than these (scheme, number, data.split_seed or patients differ); "
-            "name another --workdir"
-        )
+        splits.save_split(path, *parts)
+    if splits.load_split(path) != tuple(parts):
+        raise ValueError(f"{path}: another split than this fold's; {MEND}")
+    out = fold / "evaluation" / data.VALIDATION
+    if not (out / "metrics.json").exists():
+        try:
+            train_in(settings, fold, quiet=quiet)
+        except TrainingDiverged as error:
+            where = f"{error} in another --workdir, as all folds train alike"
+            raise TrainingDiverged(where, error.step) from error
+        evaluate(settings, fold, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
+    return out

@@ -1,19 +1,42 @@
 """The slices of an experiment: building and opening the records, and splitting them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from input_pipeline import splits
 from input_pipeline.datasets import catalog
+from input_pipeline.files import write_json
 from input_pipeline.slices import Slice, Subset
+from input_pipeline.verified import signed, value_sha256
+from ssa_jax.experiment import data_changes, workdir
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.semi_supervised.quality import class_pixels
 
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", catalog.UNLABELLED
 SPLITS_FILE = "splits.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The slices of a training, and what its workdir is to hold about them.
+
+    Attributes:
+        training: labelled slices.
+        validation: labelled slices to score the network on.
+        files: content of JSON files to be written in the workdir, by name.
+        validated_on: hash of what the validation slices hold.
+        note: the changes of the data set that the user accepted, or ''.
+    """
+
+    training: Sequence[Slice]
+    validation: Sequence[Slice]
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validated_on: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,95 @@ def split_names(settings: Settings) -> list[str]:
     return catalog.split_names(data.name, data_dir=Path(data.data_dir), task=data.task)
 
 
-def training_slices(settings: Settings, workdir: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
+def compare(
+    settings: Settings,
+    folder: Path,
+    also: Sequence[str] = (),
+    *,
+    accept_changes: bool = False,
+    way_out: str,
+) -> tuple[data_changes.Hashes, str | None]:
+    """Compare the slices with those that a training began with.
+
+    Args:
+        settings: whose data group is read.
+        folder: workdir of the training.
+        also: further splits to compare.
+        accept_changes: return changes instead of refusing them.
+        way_out: what to do about changes, for the message.
+
+    Returns:
+        The hashes of the slices as they are now, and what changed: '' for nothing, None where no
+        training began.
+
+    Raises:
+        ValueError: slices were added, gone or changed.
+    """
+    held_out = _validation_split(settings, folder) or TRAIN
+    now = data_changes.hashes_of(settings, [TRAIN, held_out, *also])
+    before = data_changes.stored_hashes(folder)
+    if before is None:
+        return now, None
+    found = data_changes.changes(before, now)
+    if found and not accept_changes:
+        raise ValueError(
+            f"{folder / data_changes.DATA_FILE}: the data set is another than this training began "
+            f"with: {found}; {way_out}"
+        )
+    return now, found
+
+
+def plan(
+    settings: Settings,
+    folder: Path,
+    also: Sequence[str] = (),
+    *,
+    accept_changes: bool = False,
+    way_out: str = "name another --workdir",
+) -> Plan:
+    """Choose the slices of a training and check that they are those it began with; write nothing.
+
+    Args:
+        settings: whose data group is read.
+        folder: workdir of the training.
+        also: further splits whose slices are to be the same.
+        accept_changes: take slices that were added or changed, and do without those that are gone.
+        way_out: what to do about changed slices, for the message.
+
+    Raises:
+        ValueError: slices were added, gone or changed, a part would be empty, or the stored split
+            is missing or damaged.
+        OSError: a file cannot be read.
+    """
+    now, found = compare(settings, folder, also, accept_changes=accept_changes, way_out=way_out)
+    files: dict[str, Mapping[str, Any]] = {}
+    if found is None or found:
+        files[data_changes.DATA_FILE] = now
+    training, validation, parts = _parts(settings, folder, follow=accept_changes)
+    if parts is not None:
+        files[SPLITS_FILE] = dict(zip(splits.PARTS, parts, strict=True))
+    held = [item.id for item in validation]
+    known = now[_validation_split(settings, folder) or TRAIN]
+    validated_on = value_sha256([[name, known[name]] for name in held])
+    note = f"the data set is another than this training began with: {found}" if found else ""
+    return Plan(_chosen(settings, training), validation, files, validated_on, note)
+
+
+def write_plan(files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Write what a workdir is to hold about its slices.
+
+    Args:
+        files: of a plan.
+        folder: the workdir.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for name, value in files.items():
+        write_json(folder / name, signed(value))
+
+
+def training_slices(settings: Settings, folder: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
     """Return training and validation slices; the split is stored in the workdir's `splits.json`.
 
     Where the user stated a split 'validation' for the data set, that one validates.
@@ -87,33 +198,25 @@ def training_slices(settings: Settings, workdir: Path) -> tuple[Sequence[Slice],
 
     Args:
         settings: whose data group is read.
-        workdir: of the training.
+        folder: workdir of the training.
 
     Raises:
-        ValueError: a part would be empty, or the stored split is of another data set.
+        ValueError: a part would be empty, or the stored split is missing, damaged or of another
+            data set.
         OSError: the split cannot be written or read.
     """
-    training, validation = _parts(settings, workdir)
-    if settings.data.train_slices:
-        patients = [item.patient for item in training]
-        count, seed = settings.data.train_slices, settings.data.split_seed
-        training = Subset(training, splits.split_by_patient(patients, holdout=count, seed=seed)[1])
-    if not settings.data.lesion_slices_only:
-        return training, validation
-    kept = [k for k, item in enumerate(training) if item.mask is not None and item.mask.any()]
-    if not kept:
-        raise ValueError(
-            "data.lesion_slices_only is True; expected False, as no training slice has a lesion"
-        )
-    return Subset(training, kept), validation
+    training, validation, parts = _parts(settings, folder)
+    if parts is not None:
+        write_plan({SPLITS_FILE: dict(zip(splits.PARTS, parts, strict=True))}, folder)
+    return _chosen(settings, training), validation
 
 
-def evaluation_slices(settings: Settings, workdir: Path, split: str) -> Sequence[Slice]:
+def evaluation_slices(settings: Settings, folder: Path, split: str) -> Sequence[Slice]:
     """Return the slices of a split; 'train' and 'validation' as in the training.
 
     Args:
         settings: whose data group is read.
-        workdir: of the training.
+        folder: workdir of the training.
         split: name of the split.
 
     Raises:
@@ -121,7 +224,7 @@ def evaluation_slices(settings: Settings, workdir: Path, split: str) -> Sequence
     """
     try:
         if split in (TRAIN, VALIDATION):
-            slices = training_slices(settings, workdir)[split == VALIDATION]
+            slices = training_slices(settings, folder)[split == VALIDATION]
         else:
             slices = open_split(settings, split)
     except ValueError as error:
@@ -133,17 +236,16 @@ def evaluation_slices(settings: Settings, workdir: Path, split: str) -> Sequence
     return slices
 
 
-def pools(settings: Settings, workdir: Path) -> Pools:
+def pools(settings: Settings, labelled: Plan) -> Pools:
     """Return the slices of a semi-supervised run; unlabelled ones are drawn by the seed.
 
     Args:
         settings: whose data and self_train groups and seed are read.
-        workdir: of the run.
+        labelled: the labelled slices.
 
     Raises:
-        ValueError: as `training_slices`, or `self_train.unlabelled_slices` exceeds their number.
+        ValueError: there are no unlabelled slices, or fewer than `self_train.unlabelled_slices`.
     """
-    training, validation = training_slices(settings, workdir)
     unlabelled = open_split(settings, UNLABELLED)
     wanted = settings.self_train.unlabelled_slices
     if not 0 <= wanted <= len(unlabelled):
@@ -154,7 +256,7 @@ def pools(settings: Settings, workdir: Path) -> Pools:
         rng = np.random.default_rng(settings.seed)
         chosen = np.sort(rng.choice(len(unlabelled), wanted, replace=False))
         unlabelled = Subset(unlabelled, chosen.tolist())
-    return Pools(training, validation, unlabelled)
+    return Pools(labelled.training, labelled.validation, unlabelled)
 
 
 def check_pools(settings: Settings, slices: Pools) -> None:
@@ -204,28 +306,68 @@ def pixels_of(settings: Settings, labelled: Sequence[Slice]) -> list[float]:
     return class_pixels(labels, len(settings.class_names) + 1)
 
 
-def _parts(settings: Settings, workdir: Path) -> tuple[Sequence[Slice], Sequence[Slice]]:
-    """Return all slices of the training and validation parts."""
+def _chosen(settings: Settings, training: Sequence[Slice]) -> Sequence[Slice]:
+    """Leave out slices of the training part as the settings say."""
+    if settings.data.train_slices:
+        patients = [item.patient for item in training]
+        count, seed = settings.data.train_slices, settings.data.split_seed
+        training = Subset(training, splits.split_by_patient(patients, holdout=count, seed=seed)[1])
+    if not settings.data.lesion_slices_only:
+        return training
+    kept = [k for k, item in enumerate(training) if item.mask is not None and item.mask.any()]
+    if not kept:
+        raise ValueError(
+            "data.lesion_slices_only is True; expected False, as no training slice has a lesion"
+        )
+    return Subset(training, kept)
+
+
+def _validation_split(settings: Settings, folder: Path) -> str:
+    """Return the split to validate on; '' if it is held out of the training split.
+
+    A split that the user stated for the data set gives way to one that the workdir stores, as a
+    cross-validation does.
+    """
+    data = settings.data
+    if data.validation_split or (folder / SPLITS_FILE).exists():
+        return data.validation_split
+    return catalog.validation_split(data.name, data_dir=Path(data.data_dir), task=data.task)
+
+
+def _parts(
+    settings: Settings, folder: Path, *, follow: bool = False
+) -> tuple[Sequence[Slice], Sequence[Slice], tuple[list[str], list[str]] | None]:
+    """Return the training and validation slices, and their ids if these are to be stored.
+
+    Args:
+        settings: whose data group is read.
+        folder: the workdir.
+        follow: adapt a stored split to slices that were added or are gone.
+    """
     data = settings.data
     train = open_split(settings, TRAIN)
-    path = workdir / SPLITS_FILE
-    validation = data.validation_split
-    if not validation and not path.exists():  # a cross-validation stores its folds there
-        validation = catalog.validation_split(
-            data.name, data_dir=Path(data.data_dir), task=data.task
+    path = folder / SPLITS_FILE
+    if stated := _validation_split(settings, folder):
+        return train, open_split(settings, stated), None
+    patients = {item.id: item.patient for item in train}
+    stored = splits.load_split(path) if path.exists() else None
+    if stored is None and workdir.has_checkpoints(folder, ["last"]):
+        raise ValueError(
+            f"{path}: not found, though a training is there, expected the slices it trained and "
+            f"validated on; {splits.MEND}"
         )
-    if validation:
-        return train, open_split(settings, validation)
-    ids = [item.id for item in train]
-    if not path.exists():
+    if stored is None:
         kept, held = splits.split_by_patient(
-            [item.patient for item in train], holdout=data.validation_slices, seed=data.split_seed
+            list(patients.values()), holdout=data.validation_slices, seed=data.split_seed
         )
-        splits.save_split(path, [ids[i] for i in kept], [ids[i] for i in held])
-    train_ids, validation_ids = splits.load_split(path)
-    return Subset(train, _indices(ids, train_ids, path)), Subset(
-        train, _indices(ids, validation_ids, path)
-    )
+        ids = list(patients)
+        parts = [ids[i] for i in kept], [ids[i] for i in held]
+    else:
+        parts = splits.updated_split(*stored, patients) if follow else stored
+    splits.check_parts(path, *parts)
+    training, validation = (_indices(list(patients), names, path) for names in parts)
+    splits.require_patients_apart(path, patients, *parts)
+    return Subset(train, training), Subset(train, validation), None if parts == stored else parts
 
 
 def _indices(ids: Sequence[str], wanted: Sequence[str], path: Path) -> list[int]:

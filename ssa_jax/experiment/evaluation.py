@@ -1,5 +1,6 @@
 """Evaluation of a trained network on a split: tables and pictures in a folder, all or nothing."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from input_pipeline.files import (
     write_table,
 )
 from input_pipeline.slices import Slice
+from input_pipeline.verified import file_sha256, read_signed, signed
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.scoring import SlicePrediction, VolumeScores, score
 from ssa_jax.evaluation.summary import summarize
-from ssa_jax.experiment import data, network
+from ssa_jax.experiment import data, data_changes, network
 from ssa_jax.experiment.network import Network
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.settings import Settings
@@ -54,7 +56,8 @@ def evaluate(
 
     Returns:
         The content of `metrics.json`: the summary of `summary.summarize`, with 'workdir', 'split',
-        'checkpoint', 'step' and 'config' (the groups data, model, attention and eval).
+        'checkpoint', 'step', 'config' (the groups data, model, attention and eval) and 'tables'
+        (the SHA-256 of each table).
 
     Raises:
         ValueError: a split that does not exist or has no labels.
@@ -63,6 +66,7 @@ def evaluate(
     """
     slices = data.evaluation_slices(settings, workdir, split)
     _check_out(out)
+    _note_changes(settings, workdir)
     net = network.restore(settings, workdir, which)
     with (
         atomic_directory(out, owned=OUTPUTS) as folder,
@@ -80,7 +84,9 @@ def evaluate(
         write_table(folder / "cases.csv", rows)
         if volumes:
             write_table(folder / "volumes.csv", volumes)
-        write_json(folder / "metrics.json", summary)
+        tables = {path.name: file_sha256(path) for path in sorted(folder.glob("*.csv"))}
+        summary["tables"] = tables
+        write_json(folder / "metrics.json", signed(summary))
     return summary
 
 
@@ -113,9 +119,18 @@ def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
 
     Returns:
         A row for each case and class.
+
+    Raises:
+        ValueError: a file is damaged.
+        OSError: it cannot be read.
     """
+    mend = f"restore it from a copy, or remove {folder} and run the same command again"
+    tables = read_signed(folder / "metrics.json", mend).get("tables")
     path = folder / "volumes.csv"
-    path = path if path.exists() else folder / "cases.csv"
+    there = path.exists() if tables is None else path.name in tables
+    path = path if there else folder / "cases.csv"
+    if tables is not None and file_sha256(path) != tables.get(path.name):
+        raise ValueError(f"{path}: damaged or changed: not what was written; {mend}")
     rows: list[CaseRow] = []
     for line in read_table(path):
         row: dict[str, Any] = {"case": prefix + line["case"]}
@@ -127,6 +142,19 @@ def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
                 row.setdefault(block, {})[metric] = value
         rows.append(row)  # type: ignore[arg-type]
     return rows
+
+
+def _note_changes(settings: Settings, workdir: Path) -> None:
+    """Say on standard error which slices are others than the training began with."""
+    before = data_changes.stored_hashes(workdir)
+    if before is None:
+        return
+    if found := data_changes.changes(before, data_changes.hashes_of(settings, before)):
+        print(
+            f"{workdir}: the data set is another than the training began with: {found}; the "
+            "scores are of the slices as they are now",
+            file=sys.stderr,
+        )
 
 
 def _check_out(out: Path) -> None:

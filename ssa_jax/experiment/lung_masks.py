@@ -1,6 +1,5 @@
 """Lung labels of scans, by one of three methods or from files; many of them into a folder."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from input_pipeline.io.nifti import read_labels, write_nifti_mask
 from input_pipeline.io.scan import Scan
 from input_pipeline.lungs.lungmask_package import lungmask_lung_labels
 from input_pipeline.lungs.r231 import r231_lung_labels
+from input_pipeline.verified import file_sha256
 from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
 from ssa_jax.experiment.lesion_volumes import DECIMALS, missing_note, volume_ml
 from ssa_jax.experiment.weights import read_state_dict, require_fit
@@ -102,9 +102,7 @@ def by_method(method: str, weights: Path | None) -> LungSource:
     find = _finder(method, weights)
     record: dict[str, Any] = {"method": method, "weights": None, "sha256": None}
     if weights is not None:
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        record |= {"weights": weights.name, "sha256": digest}
+        record |= {"weights": weights.name, "sha256": file_sha256(weights)}
     return LungSource(record, None, lambda scan, _: find(scan))
 
 

@@ -5,7 +5,6 @@ checkpoint counts, so that a round does not choose its own best. They also hold 
 labels for the next round, and `round.json`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,19 @@ from typing import Any
 from input_pipeline.files import write_json
 from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
 from input_pipeline.slices import Concatenated
+from input_pipeline.verified import read_signed, signed
 from ssa_jax.evaluation.summary import AVERAGE, summarize
 from ssa_jax.experiment import data, factory, workdir
 from ssa_jax.experiment.evaluation import evaluate, score_slices
 from ssa_jax.experiment.labelling import label_round
+from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
-from ssa_jax.experiment.run import Observer, Row, Run, manifest_of, timed, with_new_names
+from ssa_jax.experiment.run import Observer, Row, Run, manifest_of, read_row, timed
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.experiment.training import initial_variables, steps_of, train_on
-from ssa_jax.semi_supervised.schedule import best_round, run_rounds
+from ssa_jax.experiment.training import check_start, initial_variables, steps_of, train_on
+from ssa_jax.semi_supervised.schedule import best_round, check_rounds, run_rounds
 from ssa_jax.training.distributed import barrier, is_main_process
+from ssa_jax.training.loop import TrainingDiverged
 from ssa_jax.training.state import Variables
 
 PICTURES = 8  # test slices that are drawn
@@ -51,17 +53,35 @@ def self_train(
         data set has no labelled test split), as in `summary.json`.
 
     Raises:
-        ValueError: invalid settings, or slices that `data.check_pools` refuses.
-        OSError: a file cannot be read or written.
+        ValueError: invalid settings, slices that `data.check_pools` refuses, a workdir of other
+            settings or data, or damaged.
+        OSError: a file cannot be read or written, or another process uses the workdir.
+        TrainingDiverged: the loss of a round is not finite.
     """
     factory.check(settings)
     factory.trust(settings)
+    chosen = settings.self_train
+    check_rounds(
+        patience=chosen.patience,
+        max_rounds=chosen.max_rounds,
+        per_round=chosen.slices_per_round,
+    )
     data.build_records(settings)
-    workdir.save_settings(settings, folder)
-    workdir.keep_compiled(folder)
-    slices = data.pools(settings, folder)
-    data.check_pools(settings, slices)
-    run = Run(settings, folder, slices, compile_network(settings), observer, quiet)
+    with in_use(folder):
+        workdir.changed_settings(settings, folder)
+        plan = data.plan(settings, folder, [data.UNLABELLED, data.TEST])
+        slices = data.pools(settings, plan)
+        data.check_pools(settings, slices)
+        check_start(settings, len(slices.training))
+        workdir.save_settings(settings, folder)
+        data.write_plan(plan.files, folder)
+        workdir.keep_compiled(folder)
+        return _run_all(Run(settings, folder, slices, compile_network(settings), observer, quiet))
+
+
+def _run_all(run: Run) -> dict[str, Any]:
+    """Run the rounds, score the best one on the test split and write the summary."""
+    observer = run.observer
     rows: list[Row] = []
     for row in rounds(run):
         rows.append(row)
@@ -69,7 +89,7 @@ def self_train(
             observer.round_scored(run, rows)
     best = best_round([score_of(row) for row in rows])
     summary = {"rounds": len(rows), "best_round": best, data.TEST: _test_once(run, best)}
-    write_json(folder / "summary.json", summary)
+    write_json(run.workdir / "summary.json", summary)
     observer.finished(run, rows, summary)
     return summary
 
@@ -115,19 +135,19 @@ def train_round(run: Run, number: int) -> Row:
     folder = run.folder(number)
     path = folder / "round.json"
     if not path.exists():
-        with timed(folder / "train_seconds.json"):
+        with in_use(folder), timed(folder / "train_seconds.json"):
             row = _train(run, number)
         if is_main_process():
-            write_json(path, row)
+            write_json(path, signed(row))
         barrier("round scored")
-    return with_new_names(json.loads(path.read_text(encoding="utf-8")))
+    return read_row(path)
 
 
 def _train(run: Run, number: int) -> Row:
     """Train the network of a round and score it on the validation slices."""
     settings, folder = run.settings, run.folder(number)
-    workdir.save_settings(settings, folder)
-    data.training_slices(settings, folder)  # stores the split there, for `ssa-jax evaluate`
+    workdir.changed_settings(settings, folder)
+    plan = data.plan(settings, folder)  # of all rounds; stored for `ssa-jax evaluate`
     training, manifest = run.slices.training, None
     if number > 1:
         pseudo = run.folder(number - 1) / "pseudo"
@@ -137,17 +157,27 @@ def _train(run: Run, number: int) -> Row:
     pixels = data.pixels_of(settings, training)
     losses = factory.loss_weights(settings, pixels)
     same = settings.self_train.same_steps
-    train_on(
-        settings,
-        folder,
-        training,
-        run.slices.validation,
-        losses=losses,
-        variables=_start(run, number),
-        steps_per_epoch=steps_of(settings, run.slices.training) if same else None,
-        quiet=run.quiet,
-        what=f"round {number}",
-    )
+
+    def commit() -> None:
+        workdir.save_settings(settings, folder)
+        data.write_plan(plan.files, folder)
+
+    try:
+        train_on(
+            settings,
+            folder,
+            training,
+            run.slices.validation,
+            losses=losses,
+            variables=_start(run, number),
+            commit=commit,
+            steps_per_epoch=steps_of(settings, run.slices.training) if same else None,
+            quiet=run.quiet,
+            what=f"round {number}",
+        )
+    except TrainingDiverged as error:
+        where = f"{error} in another --workdir, as all rounds train alike"
+        raise TrainingDiverged(where, error.step) from error
     return _row(run, number, manifest, pixels, losses.class_weight)
 
 
@@ -210,4 +240,4 @@ def _test_once(run: Run, best: int) -> dict[str, Any] | None:
             pictures=PICTURES,
             quiet=run.quiet,
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_signed(path, f"remove {path.parent} and run the same command again")

@@ -1,15 +1,15 @@
 """Reports of the rounds for people: rounds.csv, curves.png, report.html and pseudo.png."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from input_pipeline.files import write_bytes, write_table, write_text
 from input_pipeline.preprocess import normalize
-from input_pipeline.pseudo_labels import MANIFEST, PseudoLabels, PseudoSlices
+from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
+from input_pipeline.verified import read_json
 from ssa_jax.experiment import data, factory
-from ssa_jax.experiment.run import Row, Run
+from ssa_jax.experiment.run import Row, Run, manifest_of
 from ssa_jax.figures.curves import rounds_curves
 from ssa_jax.figures.drawing import png_bytes
 from ssa_jax.figures.overlays import label_sheet
@@ -77,10 +77,19 @@ def _view(run: Run, row: Row) -> RoundView:
     """Collect the contents of the report for one round."""
     folder = run.folder(row["round"])
     seconds = [folder / f"{what}_seconds.json" for what in ("train", "label")]
-    minutes = sum(json.loads(path.read_text()) for path in seconds if path.exists()) / 60
-    manifest = _read(folder / "pseudo" / MANIFEST)
-    warnings = None if manifest is None else json.loads(manifest)["warnings"]
+    minutes = sum(_seconds(path) for path in seconds if path.exists()) / 60
+    pseudo = folder / "pseudo"
+    warnings = manifest_of(pseudo)["warnings"] if pseudo.exists() else None
     return RoundView(row, minutes, warnings, _read(folder / "pseudo.png"))
+
+
+def _seconds(path: Path) -> float:
+    """Read a time that `run.timed` wrote."""
+    mend = "remove it, and the report leaves this time out"
+    value = read_json(path, mend)
+    if not isinstance(value, float):
+        raise ValueError(f"{path}: holds {value!r}, expected seconds; {mend}")
+    return value
 
 
 def _read(path: Path) -> bytes | None:

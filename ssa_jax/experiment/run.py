@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 from input_pipeline.files import write_json
 from input_pipeline.pseudo_labels import PseudoLabels, read_manifest
+from input_pipeline.verified import read_signed
 from ssa_jax.experiment import workdir
 from ssa_jax.experiment.data import Pools
 from ssa_jax.experiment.network import Network
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.training.checkpoint import Damaged
 from ssa_jax.training.distributed import is_main_process
 from ssa_jax.training.state import Variables
 
@@ -83,8 +85,40 @@ class Run:
 
         Args:
             number: of the round, 1 or more.
+
+        Raises:
+            ValueError: its checkpoint is damaged.
         """
-        return workdir.trained_variables(self.settings, self.folder(number), "last")
+        folder = self.folder(number)
+        try:
+            return workdir.trained_variables(self.settings, folder, "last")
+        except Damaged as error:
+            raise ValueError(f"{error.found}; {mend_round(folder)}") from error
+
+
+def mend_round(folder: Path) -> str:
+    """Compose what to do about a damaged file of a round.
+
+    Args:
+        folder: workdir of the round.
+    """
+    return (
+        f"restore it from a copy, or remove {folder} and the rounds after it and run the same "
+        "command again"
+    )
+
+
+def read_row(path: Path) -> Row:
+    """Read the row of a round, of this or an older version.
+
+    Args:
+        path: its `round.json`.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    return with_new_names(read_signed(path, mend_round(path.parent)))
 
 
 def with_new_names(record: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +133,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         folder: of the pseudo-labels.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is damaged.
         OSError: it cannot be read.
     """
     return with_new_names(read_manifest(folder))

@@ -1,5 +1,6 @@
 """Training on disk: from settings and slices to checkpoints, metrics and TensorBoard events."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,54 +11,89 @@ from typing import Any
 import clu.parameter_overview
 import jax
 
-from input_pipeline.files import write_text
+from input_pipeline.files import write_json, write_text
 from input_pipeline.loader import train_iterator
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.scoring import mean_dsc
 from ssa_jax.experiment import data, factory
+from ssa_jax.experiment import workdir as workdirs
+from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.provenance import keep_training
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.experiment.workdir import save_settings, trained_variables
 from ssa_jax.training.checkpoint import Checkpoints
-from ssa_jax.training.loop import Batches, fit
+from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
-from ssa_jax.training.metric_log import MetricWriter
+from ssa_jax.training.metric_log import MetricWriter, log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, LossWeights, Step, make_train_step
 
 
-def train(settings: Settings, workdir: Path, *, quiet: bool) -> TrainState:
+def train(
+    settings: Settings, workdir: Path, *, accept_data_changes: bool = False, quiet: bool
+) -> TrainState:
     """Train to the end, from the workdir's last checkpoint where there is one.
 
     Args:
         settings: of the data set, the network and the training.
         workdir: folder for checkpoints, metrics and the split.
+        accept_data_changes: go on with slices that were added, gone or changed since.
         quiet: show no progress.
 
     Returns:
         The final state on the host.
 
     Raises:
-        ValueError: invalid settings or data, or a workdir of other settings.
-        OSError: a file cannot be read or written.
-        TrainingDiverged: the loss is not finite.
+        ValueError: invalid settings or data, or a workdir of other settings or data, or damaged.
+        OSError: a file cannot be read or written, or another process uses the workdir.
+        TrainingDiverged: the loss is not finite; what to do is said.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
+    try:
+        return train_in(settings, workdir, accept_data_changes=accept_data_changes, quiet=quiet)
+    except TrainingDiverged as error:
+        raise TrainingDiverged(
+            f"{error} by the same command, --config.optim.learning_rate="
+            f"{settings.optim.learning_rate / 4:g} for instance; it goes on from step "
+            f"{Checkpoints(workdir).last_step or 0}",
+            error.step,
+        ) from error
+
+
+def train_in(
+    settings: Settings, workdir: Path, *, accept_data_changes: bool = False, quiet: bool
+) -> TrainState:
+    """Train as `train` does; the error about a loss that is not finite leaves out what to do."""
     factory.check(settings)
     data.build_records(settings)
-    save_settings(settings, workdir)
-    training, validation = data.training_slices(settings, workdir)
-    return train_on(
-        settings,
-        workdir,
-        training,
-        validation,
-        losses=factory.loss_weights(settings, _pixels(settings, training)),
-        variables=initial_variables(settings),
-        quiet=quiet,
-    )
+    with in_use(workdir):
+        changed = workdirs.changed_settings(settings, workdir, workdirs.GOES_ON)
+        plan = data.plan(
+            settings,
+            workdir,
+            accept_changes=accept_data_changes,
+            way_out="add --accept-data-changes to go on with the slices as they are now, or name "
+            "another --workdir to train anew",
+        )
+
+        def commit() -> None:
+            for note in filter(None, (*changed, plan.note)):
+                print(f"{workdir}: {note}", file=sys.stderr, flush=True)
+            workdirs.save_settings(settings, workdir, workdirs.GOES_ON)
+            data.write_plan(plan.files, workdir)
+
+        return train_on(
+            settings,
+            workdir,
+            plan.training,
+            plan.validation,
+            losses=factory.loss_weights(settings, _pixels(settings, plan.training)),
+            variables=initial_variables(settings),
+            validated_on=plan.validated_on,
+            commit=commit,
+            quiet=quiet,
+        )
 
 
 def train_on(
@@ -68,6 +104,8 @@ def train_on(
     *,
     losses: LossWeights,
     variables: Variables,
+    validated_on: str = "",
+    commit: Callable[[], None],
     steps_per_epoch: int | None = None,
     quiet: bool,
     what: str | None = None,
@@ -81,6 +119,8 @@ def train_on(
         validation: labelled slices to score the network on while it trains.
         losses: weights of the loss.
         variables: initial ones.
+        validated_on: hash of the validation slices; the best network is chosen anew if it changes.
+        commit: called once nothing can be refused any more, before anything is written.
         steps_per_epoch: steps of an epoch; None for one pass over `training`.
         quiet: show no progress.
         what: label before the progress bar.
@@ -94,22 +134,25 @@ def train_on(
     steps_per_epoch = steps_per_epoch or steps_of(settings, training)
     schedule, optimizer = factory.optimizer(settings, steps_per_epoch)
     step = make_step(settings, optimizer, losses, steps_per_epoch)
+    batches = _batches(settings, training)
+    state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
+    checkpoints = Checkpoints(workdir)
+    state, resumed = _resumed(checkpoints, state, workdir, validated_on)
+    start, total = int(state.step), settings.train.epochs * steps_per_epoch
+    if start > total:
+        raise ValueError(
+            f"{workdir}: {start} steps are trained, train.epochs={settings.train.epochs} are "
+            f"{total}; expected {-(-start // steps_per_epoch)} epochs or more"
+        )
+    commit()
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training))
-    state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
     network = compile_network(settings)
-
-    def validate(current: Variables) -> float:
-        return mean_dsc(network(current).predict(validation), len(settings.class_names))
-
-    checkpoints = Checkpoints(workdir)
-    start = checkpoints.last_step or 0
-    total = settings.train.epochs * steps_per_epoch
-    batches = _batches(settings, training)
     with (
         MetricWriter(workdir, resume_step=start) as writer,
         progress(total, initial=start, quiet=quiet, what=what) as bar,
         _stop_flag() as stop_requested,
+        _marking_divergence(workdir),
     ):
 
         def report(step: int, values: dict[str, float]) -> None:
@@ -118,22 +161,54 @@ def train_on(
             if "validation/dsc" in values:
                 bar.set_postfix_str(f"validation DSC {values['validation/dsc']:.3f}")
 
-        try:
-            return fit(
-                state,
-                map_step(step, settings.train.mapping),
-                batches,
-                checkpoints,
-                epochs=settings.train.epochs,
-                steps_per_epoch=steps_per_epoch,
-                validate_every=settings.train.validate_every,
-                validate=validate,
-                report=report,
-                ticks=lambda step: bar.update(step - bar.n),
-                stop_requested=stop_requested,
-            )
-        finally:
-            checkpoints.close()
+        return fit(
+            state,
+            map_step(step, settings.train.mapping),
+            batches,
+            checkpoints,
+            epochs=settings.train.epochs,
+            steps_per_epoch=steps_per_epoch,
+            validate_every=settings.train.validate_every,
+            validate=lambda current: mean_dsc(
+                network(current).predict(validation), len(settings.class_names)
+            ),
+            resumed=resumed,
+            facts=lambda: {"log": log_sha256(workdir, total), "validated_on": validated_on},
+            report=report,
+            ticks=lambda step: bar.update(step - bar.n),
+            stop_requested=stop_requested,
+        )
+
+
+def _resumed(
+    checkpoints: Checkpoints, state: TrainState, workdir: Path, validated_on: str
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """Return the state to go on from and its progress, or the initial state and None."""
+    if checkpoints.last_step is None:
+        require_log(workdir, 0, None)
+        return state, None
+    state, resumed = checkpoints.restore_last(state)
+    note = require_log(workdir, int(state.step), resumed.get("log"))
+    for text in [*checkpoints.notes, *([note] if note else [])]:
+        print(text, file=sys.stderr, flush=True)
+    if resumed.get("validated_on", validated_on) != validated_on:
+        resumed["best"] = -math.inf
+    return state, resumed
+
+
+@contextmanager
+def _marking_divergence(workdir: Path) -> Iterator[None]:
+    """Keep a file in the workdir from a loss that is not finite until a training goes on."""
+    path = workdir / workdirs.DIVERGED_FILE
+    try:
+        yield
+    except TrainingDiverged as error:
+        write_json(path, {"step": error.step, "what": str(error)})
+        raise
+    except Interrupted:
+        path.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)
 
 
 def make_step(
@@ -166,6 +241,22 @@ def steps_of(settings: Settings, training: Sequence[Slice]) -> int:
     return -(-len(training) // settings.train.batch_size)
 
 
+def check_start(settings: Settings, slices: int) -> None:
+    """Check what a training would refuse at its start, before anything is written.
+
+    Args:
+        settings: of the training.
+        slices: number of its training slices.
+
+    Raises:
+        ValueError: a warm-up as long as the training, or `train.init_from` is of another network.
+        FileNotFoundError: the workdir `train.init_from` has no network.
+    """
+    factory.optimizer(settings, -(-slices // settings.train.batch_size))
+    if settings.train.init_from:
+        initial_variables(settings)
+
+
 def initial_variables(settings: Settings) -> Variables:
     """Draw fresh variables, or read those of `train.init_from`.
 
@@ -178,7 +269,7 @@ def initial_variables(settings: Settings) -> Variables:
     """
     if not settings.train.init_from:
         return factory.fresh_variables(settings)
-    return trained_variables(settings, Path(settings.train.init_from), "best")[0]
+    return workdirs.trained_variables(settings, Path(settings.train.init_from), "best")[0]
 
 
 def _pixels(settings: Settings, training: Sequence[Slice]) -> list[float]:

@@ -53,7 +53,6 @@ def import_weights(settings: Settings, path: Path, workdir: Path, layout: str) -
         keep_import(folder, path)
         checkpoints = Checkpoints(folder)
         checkpoints.save_best(0, variables, {"imported_from": path.name})
-        checkpoints.close()
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:

@@ -1,45 +1,110 @@
 """The workdir: settings and checkpoints of a training, and the folders of rounds."""
 
-import json
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
 
 from input_pipeline.files import write_json
+from input_pipeline.verified import read_signed, signed
 from ssa_jax.experiment import factory
+from ssa_jax.experiment.data_changes import DATA_FILE
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.training.checkpoint import Checkpoints
+from ssa_jax.training.checkpoint import WHICH, Checkpoints, steps_in
 from ssa_jax.training.state import Variables
 
 CONFIG_FILE = "config.json"
+DIVERGED_FILE = "diverged.json"  # there after a loss that was not finite, until a training goes on
+MEND = "restore it from a copy, or name another --workdir"
+
+# Fields that another command in the workdir may change, as what was trained stays what it is.
+PLACES = ("data.source_dir", "data.data_dir")  # the slices are compared by hash instead
+SAME_NUMBERS = (*PLACES, "train.mapping", "model.spatial_conv_impl", "eval.batch_size")
+# Of a single training, which goes on with the new value; `self_train.*` is not read there.
+GOES_ON = (*SAME_NUMBERS, "train.epochs", "train.validate_every", "eval.tolerance", "self_train.*")
+# Of a training that diverged, besides: it goes on from the last good checkpoint.
+AGAINST_DIVERGENCE = (
+    "optim.learning_rate",
+    "optim.warmup_epochs",
+    "optim.clip_norm",
+    "model.dtype",
+)
 
 
-def save_settings(settings: Settings, workdir: Path) -> None:
+def save_settings(
+    settings: Settings, workdir: Path, may_change: Collection[str] = SAME_NUMBERS
+) -> None:
     """Write the settings to the workdir, or check that it holds the same ones.
+
+    Args:
+        settings: of the training.
+        workdir: folder of the training.
+        may_change: see `changed_settings`.
+
+    Raises:
+        ValueError: as `changed_settings`.
+        OSError: the file cannot be written.
+    """
+    path = workdir / CONFIG_FILE
+    if changed_settings(settings, workdir, may_change) or not path.exists():
+        write_settings(settings, workdir)
+
+
+def write_settings(settings: Settings, workdir: Path) -> None:
+    """Write the settings to the workdir, whatever it holds.
 
     Args:
         settings: of the training.
         workdir: folder of the training.
 
     Raises:
-        ValueError: the workdir was made with other settings; every difference is named.
         OSError: the file cannot be written.
+    """
+    write_json(workdir / CONFIG_FILE, signed(settings.to_dict()))
+
+
+def changed_settings(
+    settings: Settings, workdir: Path, may_change: Collection[str] = SAME_NUMBERS
+) -> list[str]:
+    """Return the fields that differ from the workdir's, all of which may; write nothing.
+
+    Args:
+        settings: of the training.
+        workdir: folder of the training; it may be new.
+        may_change: fields by dotted name, or 'group.*'. Where no hashes of the slices are stored
+            (older versions), `PLACES` may not.
+
+    Returns:
+        'train.epochs is 20 now and was 10', ...
+
+    Raises:
+        ValueError: another field differs (each is named, with both values), or the settings are
+            missing although checkpoints are there, or damaged.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
-        write_json(path, settings.to_dict())
-        return
+        if has_checkpoints(workdir):
+            raise ValueError(
+                f"{path}: not found, though checkpoints are there, expected the configuration they "
+                f"were trained with; {MEND}"
+            )
+        return []
     there, here = load_settings(workdir).flat(), settings.flat()
-    differing = [
-        f"{name} is {here[name]!r} here and {there[name]!r} there"
-        for name in here
-        if here[name] != there[name]
-    ]
-    if differing:
+    differing = [name for name in here if here[name] != there[name]]
+    free = set(may_change)
+    if (workdir / DIVERGED_FILE).exists():
+        free |= set(AGAINST_DIVERGENCE)
+    if not (workdir / DATA_FILE).exists():
+        free -= set(PLACES)
+    refused = [k for k in differing if not {k, f"{k.partition('.')[0]}.*"} & free]
+    if refused:
+        listed = "; ".join(f"{k} is {here[k]!r} here and {there[k]!r} there" for k in refused)
         raise ValueError(
-            f"{path}: the workdir was made with another configuration: {'; '.join(differing)}; "
-            "use that configuration to resume, or another --workdir to start anew"
+            f"{path}: the workdir was made with another configuration: {listed}; use that "
+            "configuration to resume, or another --workdir to start anew "
+            f"(what may change: {', '.join(sorted(free))})"
         )
+    return [f"{name} is {here[name]!r} now and was {there[name]!r}" for name in differing]
 
 
 def load_settings(workdir: Path) -> Settings:
@@ -50,7 +115,7 @@ def load_settings(workdir: Path) -> Settings:
 
     Raises:
         FileNotFoundError: the folder is no workdir.
-        ValueError: its configuration cannot be read.
+        ValueError: its configuration cannot be read, or is damaged.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
@@ -58,11 +123,22 @@ def load_settings(workdir: Path) -> Settings:
             f"{path}: not found; --workdir takes the folder that `ssa-jax train` or "
             f"`ssa-jax import_torch` wrote{_networks_within(workdir)}"
         )
+    stored = read_signed(path, MEND)
     try:
-        return Settings.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Settings.from_dict(stored)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         reason = str(error).partition(" Other fields")[0].strip("'\"")
         raise ValueError(f"{path}: not a configuration of this version ({reason})") from error
+
+
+def has_checkpoints(workdir: Path, which: Collection[str] = WHICH) -> bool:
+    """Return whether there is a checkpoint.
+
+    Args:
+        workdir: folder of a training.
+        which: of 'best' and 'last'.
+    """
+    return any(steps_in(workdir / "checkpoints" / name) for name in which)
 
 
 def trained_variables(settings: Settings, workdir: Path, which: str) -> tuple[Variables, int]:
@@ -84,11 +160,8 @@ def trained_variables(settings: Settings, workdir: Path, which: str) -> tuple[Va
     if within and not (workdir / "checkpoints").exists():
         raise FileNotFoundError(f"{workdir}: no network of its own{within}")
     like = jax.eval_shape(lambda: factory.fresh_variables(settings))
-    checkpoints = Checkpoints(workdir, create=False)
-    try:
-        return checkpoints.restore_variables(which, like)
-    finally:
-        checkpoints.close()
+    checkpoints = Checkpoints(workdir)
+    return checkpoints.restore_variables(which, like)
 
 
 def round_folder(workdir: Path, number: int) -> Path:

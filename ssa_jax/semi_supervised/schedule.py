@@ -27,8 +27,7 @@ def added_slices(count: int, per_round: int, *, seed: int, rounds: int) -> list[
     Raises:
         ValueError: `per_round` is below 1.
     """
-    if per_round < 1:
-        raise ValueError(f"self_train.slices_per_round is {per_round}; expected 1 or more")
+    check_rounds(patience=1, max_rounds=1, per_round=per_round)
     remaining = np.arange(count)
     draws = []
     for number in range(1, rounds + 1):
@@ -62,6 +61,26 @@ def is_over(scores: Sequence[float], *, patience: int, max_rounds: int) -> bool:
     return len(scores) >= max_rounds or len(scores) - best_round(scores) >= patience
 
 
+def check_rounds(*, patience: int, max_rounds: int, per_round: int = 1) -> None:
+    """Check the settings of the rounds.
+
+    Args:
+        patience: see `run_rounds`.
+        max_rounds: see `run_rounds`.
+        per_round: see `added_slices`.
+
+    Raises:
+        ValueError: one of them is below 1.
+    """
+    if patience < 1 or max_rounds < 1:
+        raise ValueError(
+            f"self_train.patience is {patience} and self_train.max_rounds is {max_rounds}; "
+            "expected both to be 1 or more"
+        )
+    if per_round < 1:
+        raise ValueError(f"self_train.slices_per_round is {per_round}; expected 1 or more")
+
+
 def run_rounds(
     train: Callable[[int], Row],
     label: Callable[[int], None],
@@ -85,11 +104,7 @@ def run_rounds(
     Raises:
         ValueError: `patience` or `max_rounds` is below 1.
     """
-    if patience < 1 or max_rounds < 1:
-        raise ValueError(
-            f"self_train.patience is {patience} and self_train.max_rounds is {max_rounds}; "
-            "expected both to be 1 or more"
-        )
+    check_rounds(patience=patience, max_rounds=max_rounds)
     scores: list[float] = []
     while True:
         row = train(len(scores) + 1)

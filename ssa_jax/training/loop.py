@@ -26,7 +26,15 @@ class Batches(Protocol):
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or the gradient is not finite."""
+    """The loss or the gradient is not finite.
+
+    Attributes:
+        step: number of the step; no checkpoint holds its update.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class Interrupted(Exception):
@@ -76,8 +84,10 @@ class Meter:
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingDiverged(
-                f"step {step}: the loss or its gradient is not finite ({terms}); the last good "
-                "checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use float32"
+                f"step {step}: the loss or its gradient is not finite ({terms}); the last "
+                "good checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
+                "float32",
+                step,
             )
         self._total = metrics if self._total is None else self._total.merge(metrics)
 
@@ -113,14 +123,16 @@ def fit(
     steps_per_epoch: int,
     validate_every: int,
     validate: Callable[[Variables], float],
+    resumed: dict[str, Any] | None,
+    facts: Callable[[], dict[str, Any]],
     report: Callable[[int, dict[str, float]], None],
     ticks: Callable[[int], Any],
     stop_requested: Callable[[], bool],
 ) -> TrainState:
-    """Train to the end, from the last checkpoint where there is one.
+    """Train to the end.
 
     Args:
-        state: initial state on the host, whose structure and shapes a checkpoint has too.
+        state: on the host, the initial one or that of a checkpoint.
         mapped: the step, see `mapping.map_step`.
         batches: endless and resumable.
         checkpoints: of the workdir.
@@ -128,6 +140,8 @@ def fit(
         steps_per_epoch: steps between two reports.
         validate_every: epochs between two validations and checkpoints.
         validate: returns the validation DSC of variables on the host, nan where it is undefined.
+        resumed: the progress that the checkpoint holds; None to start.
+        facts: returns more to save with each checkpoint, JSON values.
         report: called with (step, values by name) after each epoch.
         ticks: called with the step's number after each step (a progress bar).
         stop_requested: called after each step; True ends the training.
@@ -141,20 +155,16 @@ def fit(
     """
     meter = Meter(mapped.fetch)
     best = -math.inf
-    if checkpoints.last_step is not None:
-        state, progress = checkpoints.restore_last(state)
-        batches.set_state(progress["batches"])
-        meter.set_state(progress["sums"])
-        best = progress["best"]
+    if resumed is not None:
+        batches.set_state(resumed["batches"])
+        meter.set_state(resumed["sums"])
+        best = resumed["best"]
     step = int(state.step)
     placed = mapped.place_state(state)
 
-    def save() -> TrainState:
-        host = mapped.fetch(placed)
-        checkpoints.save_last(
-            host, {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
-        )
-        return host
+    def save() -> None:
+        progress = {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
+        checkpoints.save_last(mapped.fetch(placed), progress | facts())
 
     while step < epochs * steps_per_epoch:
         placed, metrics = mapped.step(placed, mapped.place_batch(next(batches)))

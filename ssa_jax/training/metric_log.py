@@ -1,6 +1,7 @@
 """Metrics of a training on disk, as CSV and TensorBoard events; they survive a killed process."""
 
 import csv
+import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+FILE = "metrics.csv"
 _HEADER = ["step", "name", "value"]
 
 
@@ -33,7 +35,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, *, resume_step: int = 0) -> None:
-        self._path = workdir / "metrics.csv"
+        self._path = workdir / FILE
         first = resume_step + 1 if resume_step else 0
         events = workdir / "tensorboard"
         events.mkdir(parents=True, exist_ok=True)
@@ -122,6 +124,46 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
         _, name, value = next(csv.reader([line.decode("utf-8")]))
         series.setdefault(name, []).append((step, float(value)))
     return series
+
+
+def log_sha256(workdir: Path, step: int) -> str:
+    """Hash the lines of the log up to a step, which stay what they are when a training resumes.
+
+    Args:
+        workdir: folder of the training.
+        step: the last one to count.
+
+    Raises:
+        ValueError: `metrics.csv` exists and was not written by `MetricWriter`.
+    """
+    lines = (line for line, number in _entries(workdir / FILE) if number <= step)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def require_log(workdir: Path, step: int, expected: str | None) -> str | None:
+    """Check that the log up to a step is what was written.
+
+    Args:
+        workdir: folder of the training.
+        step: that the training resumes from; 0 for a new one.
+        expected: what `log_sha256` gave; None if it is unknown.
+
+    Returns:
+        A note where the log is missing.
+
+    Raises:
+        ValueError: the log holds something else.
+    """
+    path = workdir / FILE
+    if expected is not None and not path.exists():
+        return f"{path}: not found; the log begins anew after step {step}"
+    found = log_sha256(workdir, step)
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"{path}: damaged or changed: its lines up to step {step} are not what was written; "
+            "restore it from a copy, or remove it to go on without them"
+        )
+    return None
 
 
 def _entries(path: Path) -> list[tuple[bytes, int]]:

@@ -77,15 +77,15 @@ def init_state(
     )
 
 
-def weights_sha256(variables: Variables) -> str:
-    """Hash the name, type, shape and bits of every array.
+def weights_sha256(variables: Any) -> str:
+    """Hash the name, type, shape and bits of every array of a tree.
 
     Args:
-        variables: of a network.
+        variables: arrays on the host, in nested dictionaries for instance.
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -132,7 +132,7 @@ def test_shards_do_each_input_once_and_meet_in_one_table(tmp_path):
 def test_other_results_are_not_mixed(tmp_path):
     runs = Counting(tmp_path, "ab")
     runs.run()
-    with pytest.raises(ValueError, match=r"record.json: the results .* name another --out"):
+    with pytest.raises(ValueError, match=r"record.json: other results .*method is .*another --out"):
         runs.batch(record={"method": "other"})
     twin = tmp_path / "a.txt"
     twin.write_text("twin")

@@ -37,7 +37,7 @@ def test_the_stated_validation_validates(tmp_path, settings):
     assert len(validation) == 6 and not (tmp_path / "W").exists()
     again = data.evaluation_slices(settings, tmp_path / "W", "validation")
     assert patients(again) == {"a"}
-    pools = data.pools(settings, tmp_path / "W")
+    pools = data.pools(settings, data.plan(settings, tmp_path / "W"))
     assert patients(pools.unlabelled) == {"c"}
     data.check_pools(settings, pools)
 

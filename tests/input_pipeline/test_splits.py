@@ -5,7 +5,13 @@ import os
 
 import pytest
 
-from input_pipeline.splits import load_split, save_split, split_by_patient
+from input_pipeline.splits import (
+    load_split,
+    require_patients_apart,
+    save_split,
+    split_by_patient,
+    updated_split,
+)
 
 PATIENTS = [f"p{i // 3}" for i in range(30)]  # ten patients, three slices each
 
@@ -96,6 +102,30 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         save_split(path, ["x"], ["y"])
     assert os.listdir(tmp_path) == ["splits.json"]
     assert load_split(path) == (["a"], ["b"])
+
+
+def test_a_patient_in_both_parts_is_refused(tmp_path):
+    patients = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+    require_patients_apart(tmp_path / "s.json", patients, ["a1", "a2"], ["b1"])
+    with pytest.raises(ValueError, match=r"s\.json: 1 patients are in both parts, such as 'a'"):
+        require_patients_apart(tmp_path / "s.json", patients, ["a1", "b1"], ["a2", "c1"])
+
+
+def test_a_split_follows_slices_that_come_and_go():
+    """New slices of a validation patient validate; all others train, in the order given."""
+    patients = {"b2": "b", "a1": "a", "b1": "b", "d1": "d", "c1": "c"}
+    assert updated_split(["a1", "a2", "c1"], ["b1", "e1"], patients) == (
+        ["a1", "c1", "d1"],
+        ["b1", "b2"],
+    )
+
+
+def test_a_flipped_bit_of_an_id_is_found(tmp_path):
+    path = tmp_path / "splits.json"
+    save_split(path, ["a", "b"], ["c"])
+    path.write_text(path.read_text().replace('"b"', '"d"'))
+    with pytest.raises(ValueError, match=r"splits\.json: damaged or changed"):
+        load_split(path)
 
 
 def test_a_missing_file_keeps_its_name(tmp_path):

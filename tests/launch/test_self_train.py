@@ -200,7 +200,8 @@ def results(workdir: Path) -> dict[str, str]:
             found[f"{folder.name}/{name}"] = (folder / name).read_text()
         if (folder / "pseudo").exists():
             found |= {f"{folder.name}/{k}": v for k, v in hashes(folder / "pseudo").items()}
-        last = next((folder / "checkpoints" / "last").iterdir())
+        kept = (folder / "checkpoints" / "last").iterdir()  # one killed keeps the one before too
+        last = max(kept, key=lambda path: int(path.name))
         state = ocp.StandardCheckpointer().restore(last / "state")
         found[f"{folder.name}/{last.name}"] = weights_sha256(state)
         assert len(jax.tree.leaves(state)) > 300

@@ -41,6 +41,10 @@ class Stream:
         self.place = state["place"]
 
 
+def initial_state():
+    return init_state(variables_of(StandIn()), OPTIMIZER, average=True)
+
+
 class Run:
     """`fit` on the stand-in network, and everything that it said on the way."""
 
@@ -50,22 +54,24 @@ class Run:
         checkpoints = Checkpoints(workdir)
         model = StandIn(axis_name=AXIS)
         step = make_train_step(model, OPTIMIZER, SETTINGS, steps_per_epoch=STEPS, average_decay=0.5)
-        try:
-            self.state = fit(
-                init_state(variables_of(StandIn()), OPTIMIZER, average=True),
-                map_step(step, "pmap"),
-                Stream(data),
-                checkpoints,
-                epochs=EPOCHS,
-                steps_per_epoch=STEPS,
-                validate_every=validate_every,
-                validate=self._validate,
-                report=lambda step, values: self.reports.append((step, values)),
-                ticks=self.ticks.append,
-                stop_requested=lambda: bool(self.ticks) and self.ticks[-1] == stop_at,
-            )
-        finally:
-            checkpoints.close()
+        state, resumed = initial_state(), None
+        if checkpoints.last_step is not None:
+            state, resumed = checkpoints.restore_last(state)
+        self.state = fit(
+            state,
+            map_step(step, "pmap"),
+            Stream(data),
+            checkpoints,
+            epochs=EPOCHS,
+            steps_per_epoch=STEPS,
+            validate_every=validate_every,
+            validate=self._validate,
+            resumed=resumed,
+            facts=dict,
+            report=lambda step, values: self.reports.append((step, values)),
+            ticks=self.ticks.append,
+            stop_requested=lambda: bool(self.ticks) and self.ticks[-1] == stop_at,
+        )
 
     def _validate(self, variables):
         """The given scores in turn, then a number that depends on the network."""
@@ -76,19 +82,13 @@ class Run:
 
 
 def best_step(workdir):
-    checkpoints = Checkpoints(workdir, create=False)
-    try:
-        return checkpoints.restore_variables("best", variables_of(StandIn()))[1]
-    finally:
-        checkpoints.close()
+    checkpoints = Checkpoints(workdir)
+    return checkpoints.restore_variables("best", variables_of(StandIn()))[1]
 
 
 def last_step(workdir):
-    checkpoints = Checkpoints(workdir, create=False)
-    try:
-        return checkpoints.last_step
-    finally:
-        checkpoints.close()
+    checkpoints = Checkpoints(workdir)
+    return checkpoints.last_step
 
 
 def assert_same_bits(ours, theirs):
@@ -178,12 +178,20 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     with pytest.raises(TrainingDiverged, match=r"^step 6: .*not finite.*loss nan.*lower optim"):
         Run(tmp_path, data=data)
     assert last_step(tmp_path) == STEPS
-    checkpoints = Checkpoints(tmp_path, create=False)
-    like = init_state(variables_of(StandIn()), OPTIMIZER, average=True)
-    state, progress = checkpoints.restore_last(like)
-    checkpoints.close()
+    state, progress = Checkpoints(tmp_path).restore_last(initial_state())
     assert progress["batches"] == {"place": STEPS}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_loss_that_is_not_finite_in_the_last_step_of_an_epoch_is_not_saved(tmp_path):
+    data = batches(12)
+    data[7]["image"] = np.full_like(data[7]["image"], np.inf)
+    with pytest.raises(TrainingDiverged, match=r"^step 8: .*not finite") as raised:
+        Run(tmp_path, data=data)
+    assert raised.value.step == 8
+    assert (last_step(tmp_path), best_step(tmp_path)) == (STEPS, STEPS)
+    data[7] = batches(1)[0]
+    assert Run(tmp_path, data=data).ticks[0] == STEPS + 1
 
 
 def test_the_reported_metrics_are_means_over_the_epoch():

@@ -1,5 +1,6 @@
 """The metric log: read back by hand, killed in the middle, and on a disk that refuses."""
 
+import hashlib
 import io
 import math
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from ssa_jax.training.metric_log import MetricWriter, read_metrics
+from ssa_jax.training.metric_log import MetricWriter, log_sha256, read_metrics, require_log
 from tests.support import ROOT
 
 
@@ -159,3 +160,21 @@ def test_metric_writer_names_its_file_when_the_disk_refuses(tmp_path: Path) -> N
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == f"{tmp_path / 'metrics.csv'}\n"
+
+
+def test_the_hash_of_the_log_is_of_the_lines_up_to_a_step(tmp_path: Path) -> None:
+    assert require_log(tmp_path, 0, None) is None
+    with MetricWriter(tmp_path) as writer:
+        writer.write(1, {"loss": 0.25})
+        whole = log_sha256(tmp_path, 1)
+        writer.write(2, {"loss": 0.5})
+    assert whole == hashlib.sha256(b"1,loss,0.25\n").hexdigest() == log_sha256(tmp_path, 1)
+    assert require_log(tmp_path, 1, whole) is None
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+    with pytest.raises(ValueError, match=r"metrics\.csv: damaged or changed: .* up to step 1 are"):
+        require_log(tmp_path, 1, whole)
+    assert require_log(tmp_path, 1, None) is None  # of an older version
+    path.unlink()
+    note = require_log(tmp_path, 1, whole)
+    assert note == f"{path}: not found; the log begins anew after step 1"
