@@ -17,6 +17,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 SUFFIXES = (".dcm", ".dicom", ".ima")
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 RESCALE = ("RescaleSlope", "RescaleIntercept")
+TISSUE_RANGE = (-1024, 3071)  # HU; a header that names padding within it is not believed
 WIDEST = 4096  # pixels; a CT slice is never larger, but a damaged header may state more
 AGAIN = "copy or export it again"
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # in JPEG and JPEG-LS
@@ -211,9 +212,31 @@ def read_pixels(image: Image) -> np.ndarray:
             f"{image.path}: pixels are {pixels.shape} {pixels.dtype}, expected integers of shape "
             f"{image.shape}; {AGAIN}"
         )
-    if (image.slope, image.inter) == (1.0, 0.0):
-        return pixels
-    return pixels * np.float64(image.slope) + image.inter
+    padding, value = _named_range(dataset, pixels)
+    if (image.slope, image.inter) != (1.0, 0.0):
+        pixels = pixels * np.float64(image.slope) + image.inter
+        value = value * image.slope + image.inter
+    if padding.any():
+        least, most = TISSUE_RANGE
+        pixels = np.where(padding & ((pixels < least) | (pixels > most)), value, pixels)
+    return pixels
+
+
+def _named_range(dataset: pydicom.Dataset, pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return where pixels are in the range of values that the header names as padding.
+
+    Args:
+        dataset: the file.
+        pixels: `[rows, columns]` its stored values.
+
+    Returns:
+        `[rows, columns]` bool, all false if it names one value or none; and PixelPaddingValue.
+    """
+    named = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if any(not isinstance(value, int) for value in named):
+        return np.zeros(pixels.shape, bool), 0.0
+    stored = np.array(named).astype(pixels.dtype)  # some files name signed values as unsigned
+    return (pixels >= stored.min()) & (pixels <= stored.max()), float(stored[0])
 
 
 def _stated_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:

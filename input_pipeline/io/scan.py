@@ -15,11 +15,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from input_pipeline.io.padding import AIR_HU, clear_padding, constant_corners, padding_note
+
 LOOKS_WINDOWED = (  # a note
     "all values lie in 0..255, as in a scan windowed to 8 bits; if it is one, state its intensity "
     "as 'windowed'"
 )
 VALUE_RANGES = {"hu": (-32768, 32767), "uint8": (0, 255)}  # values that a reader accepts
+FARTHEST_PADDING = 2**17  # HU; padding of 16 bits, signed or not, lies within
 SPACING_MM = (0.01, 200.0)  # between voxels; other values mean a wrong unit or a damaged header
 OBLIQUE_DEGREES = 15.0  # a grid further off the patient's axes than this gets a note
 TILT_DEGREES = 0.5  # a stack of slices that leans more than this gets a note
@@ -87,6 +90,8 @@ class Stack:
         self.intensity = intensity
         self._lowest, self._highest = np.inf, -np.inf
         self._rounded = False
+        self._padding = dict[float, int]()  # voxels of each value that int16 cannot hold
+        self._outside = list[str]()
 
     def put(self, index: int, values: np.ndarray, path: Path) -> None:
         """Store one slice.
@@ -108,6 +113,9 @@ class Stack:
                 f"replace them by -1024 (air) if they mark the outside of the scan"
             )
         least, most = VALUE_RANGES[self.intensity]
+        if self.intensity == "hu" and (lowest < least or highest > most):
+            values = self._without_padding(values)
+            lowest, highest = float(values.min()), float(values.max())
         if lowest < least or highest > most:
             raise ValueError(
                 f"{path}: values from {lowest:g} to {highest:g}, expected {least} to {most} for "
@@ -125,9 +133,39 @@ class Stack:
         self.array[index] = values
         self._lowest, self._highest = min(self._lowest, lowest), max(self._highest, highest)
 
+    def clear_padding(self, voxels: np.ndarray) -> None:
+        """Set the outside of the scan to air, and note it; grey values stay as they are.
+
+        Args:
+            voxels: `[slices, rows, columns]`, the array, or a view of it, in the orientation of
+                `Scan.voxels`.
+        """
+        if self.intensity != "hu":
+            return
+        found = clear_padding(voxels)
+        self._outside = [padding_note(v, n / voxels.size) for v, n in self._padding.items()] + found
+        if self._outside and (voxels > AIR_HU).any():
+            self._lowest = min(
+                float(v[v > AIR_HU].min(initial=VALUE_RANGES["hu"][1])) for v in voxels
+            )
+
+    def _without_padding(self, values: np.ndarray) -> np.ndarray:
+        """Return a slice with air for a value at its corners that is no Hounsfield unit."""
+        least, most = VALUE_RANGES["hu"]
+        value = constant_corners(values)
+        if value is None or least <= value <= most or abs(value) > FARTHEST_PADDING:
+            return values
+        padding = values == value
+        self._padding[value] = self._padding.get(value, 0) + int(padding.sum())
+        return np.where(padding, AIR_HU, values)
+
     @property
     def notes(self) -> list[str]:
-        """Sentences about values that look unlike the stated intensity."""
+        """Sentences about the outside of the scan, and values unlike the stated intensity."""
+        return self._outside + self._doubts()
+
+    def _doubts(self) -> list[str]:
+        """Return sentences about values that look unlike the stated intensity."""
         if self.intensity == "uint8":
             return ["grey values had fractions and were rounded"] * self._rounded
         if self._lowest < 0:
@@ -184,6 +222,7 @@ def oriented(
             f"{path}: its axial slices have {voxels.shape[1]} x {voxels.shape[2]} pixels, expected "
             f"whole ones; it seems to be a coronal or sagittal picture, reslice or leave it out"
         )
+    stack.clear_padding(voxels)
     sizes = np.linalg.norm(affine[:3, :3], axis=0) * millimetres
     rows, columns = float(sizes[axes[1]]), float(sizes[axes[2]])
     volume = abs(float(np.linalg.det(affine[:3, :3]))) * millimetres**3
@@ -248,6 +287,7 @@ def upright(
     if spacing is not None:
         affine = np.diag([spacing[0], -spacing[1], -spacing[2], 1.0])[[2, 1, 0, 3]]
         _check_affine(affine, path, 1.0)
+    stack.clear_padding(stack.array)
     return Scan(
         voxels=stack.array,
         intensity=stack.intensity,
