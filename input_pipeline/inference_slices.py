@@ -75,7 +75,9 @@ def read_lung_labels(path: Path, scan: Scan) -> np.ndarray:
     reason = same_grid(scan, found)
     if reason:
         raise ValueError(f"{path}: not on the grid of {scan.id}: {reason}; make it again")
-    return found.voxels if (found.voxels == 2).any() else label_left_right(found.voxels)
+    return (
+        found.voxels if (found.voxels == 2).any() else label_left_right(found.voxels, scan.voxels)
+    )
 
 
 def find_lung_labels(scan: Scan) -> np.ndarray:
@@ -87,7 +89,8 @@ def find_lung_labels(scan: Scan) -> np.ndarray:
     Returns:
         `[slices, rows, columns]` uint8 lung labels: 0 none, 1 right, 2 left.
     """
-    return label_left_right(volume_lung_mask(scan.voxels, spacing=scan.spacing, dilation=0))
+    lung = volume_lung_mask(scan.voxels, spacing=scan.spacing, dilation=0)
+    return label_left_right(lung, scan.voxels)
 
 
 class ScanSlices(LazySequence[Slice]):

@@ -12,6 +12,7 @@ ON_EDGE = 1e-9  # pixels; a pixel whose centre is this near to the edge of a con
 # Both radii are shares of the square root of the aerated area, so that pixel size does not matter.
 CLOSING = 0.05  # includes vessels and small lesions at the edge of the lung
 ORGAN = 0.115  # tissue in which a disc of this radius fits is heart, liver or spine
+MEDIASTINUM_SLOPE = 1.0  # columns by which the edge of heart and vessels recedes in each row
 MEDIAL_REACH = 0.2  # a lung's hull is cut this far beyond its centre, as a share of its extent
 
 
@@ -33,10 +34,13 @@ def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
     return grown
 
 
-def box_of(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+def box_of(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
     """Return the bounding box of a mask that is not empty, widened by a margin."""
-    places = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return tuple(slice(max(int(p[0]) - margin, 0), int(p[-1]) + 1 + margin) for p in places)
+    rows, columns = (
+        slice(max(int(places[0]) - margin, 0), int(places[-1]) + 1 + margin)
+        for places in (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    )
+    return rows, columns
 
 
 def with_dense_parts(tissue: np.ndarray, aerated: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -156,3 +160,26 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
     hull = np.zeros_like(mask)
     hull[every] = (columns >= left[:, None]) & (columns <= right[:, None])
     return hull
+
+
+def beside_mediastinum(aerated: np.ndarray, middle: float, outwards: int) -> np.ndarray:
+    """Return the pixels beside heart and vessels, whose edge the aerated part of a lung shows.
+
+    In rows without air the edge recedes towards the middle.
+
+    Args:
+        aerated: `[H, W]` bool, the part of one lung that has air.
+        middle: column of the patient's middle.
+        outwards: -1 if the lung is where columns begin (the right one), else 1.
+
+    Returns:
+        `[H, W]` bool; true everywhere if there is no air.
+    """
+    rows = np.flatnonzero(aerated.any(axis=1))
+    if not rows.size:
+        return np.ones(aerated.shape, bool)
+    away = (np.arange(aerated.shape[1]) - middle) * outwards
+    edge = np.where(aerated[rows], away, np.inf).min(axis=1)
+    distance = np.abs(np.arange(aerated.shape[0])[:, None] - rows)
+    limit = edge[distance.argmin(axis=1)] - MEDIASTINUM_SLOPE * distance.min(axis=1)
+    return away >= limit[:, None]

@@ -9,6 +9,7 @@ orientation: every step treats rows and columns, and the four sides of the image
 import numpy as np
 
 from input_pipeline.lungs.components import Components
+from input_pipeline.lungs.dependent import add_dependent
 from input_pipeline.lungs.inside import (
     GAS_HU,
     MIN_SHARE,
@@ -29,6 +30,7 @@ from input_pipeline.lungs.outlines import (
     split_in_two,
     with_dense_parts,
 )
+from input_pipeline.lungs.symmetry import add_mirrored
 
 TISSUE_HU = -200.0  # between ground-glass (above -700) and fat (about -100)
 GAS_SHARE = 0.05  # of the body's pixels; a larger component is lung even if dark (emphysema)
@@ -38,6 +40,7 @@ BLUR_MM = 1.0  # smoothing of a scan; one pixel, if that is less or the spacing 
 # Conditions that a connected component of a whole scan must meet to count as lung.
 AERATED_HU = -500.0
 MIN_AERATED = 0.3  # minimal share of its voxels below AERATED_HU; stool has fewer
+MOST_STOOL_ML = 400.0  # a larger component is a lung full of ground-glass
 PURE_GAS = 0.8  # with this share of its voxels below GAS_HU or more it is gas, however large
 MIN_OF_LARGEST = 0.02  # minimal size as a share of the largest component that is lung
 MIN_ML = 10.0  # minimal volume in millilitres
@@ -101,10 +104,16 @@ def volume_lung_mask(
     mask = np.zeros(voxels.shape, np.uint8)
     blur = 1.0 if spacing is None else min(1.0, BLUR_MM / max(spacing[1:]))
     _keep_lungs(mask, voxels, blur, spacing)
-    lung_labels = label_left_right(mask)
+    lung_labels = label_left_right(mask, voxels)
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
         lung = _lung_of_slice(voxels[index], blur, lung_labels[index])
-        mask[index] = dilate(lung, dilation)
+        mask[index] = lung
+    completed = add_mirrored(mask, lung_labels, voxels, level=TISSUE_HU, spacing=spacing)
+    if spacing is not None:
+        sides = [side for side in (RIGHT, LEFT) if side != completed]
+        add_dependent(mask, lung_labels, voxels, sides=sides, level=TISSUE_HU, spacing=spacing)
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        mask[index] = dilate(mask[index], dilation)
     return mask
 
 
@@ -195,9 +204,13 @@ def _are_lungs(
     size, gas, aerated = (components.totals(row) for row in regions[:3])
     section = np.zeros(components.count)
     np.maximum.at(section, components.of_region, regions[3])
-    lung = (section >= MIN_SHARE) & (gas < PURE_GAS * size) & (aerated >= MIN_AERATED * size)
+    lung = (section >= MIN_SHARE) & (gas < PURE_GAS * size)
+    filled = aerated >= MIN_AERATED * size
     if spacing is not None:
-        lung &= size * np.prod(spacing) >= 1000.0 * MIN_ML
+        volume = size * np.prod(spacing) / 1000.0
+        filled |= volume >= MOST_STOOL_ML
+        lung &= volume >= MIN_ML
+    lung &= filled
     largest = size[lung].max(initial=0.0)
     return lung & (size >= MIN_OF_LARGEST * largest)
 

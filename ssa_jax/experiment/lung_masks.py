@@ -84,7 +84,7 @@ def _finder(method: str, weights: Path | None) -> Finder:
 
 
 def _by_threshold(voxels: np.ndarray, spacing: tuple[float, float, float] | None) -> np.ndarray:
-    return label_left_right(volume_lung_mask(voxels, spacing=spacing, dilation=0))
+    return label_left_right(volume_lung_mask(voxels, spacing=spacing, dilation=0), voxels)
 
 
 def _keep_record(out: Path, method: str, weights: Path | None) -> None:
