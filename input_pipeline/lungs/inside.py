@@ -197,16 +197,13 @@ def dark_regions(
     sizes[0] = 0
     outside = np.zeros(count + 1, bool)
     outside[labels[np.ix_((0, -1), (0, -1))]] = True
-    around = 0
-    if fill is not None:
-        around = int(rim.sum())
-        if air < np.inf:
-            outside[labels[ndimage.binary_dilation(rim)]] = True
-    around += int(sizes[outside].sum())
+    if fill is not None and air < np.inf:
+        outside[labels[ndimage.binary_dilation(rim)]] = True
+    around = sizes[outside].sum()
     if air < np.inf:
         airy = np.bincount(labels[smooth < air], minlength=count + 1)
         outside &= airy >= AIRY * sizes
-    if alone and around >= SURROUNDED * smooth.size:
+    if alone and (fill is not None or around >= SURROUNDED * smooth.size):
         inside = np.bincount(labels[_body_hull(bright)], minlength=count + 1)
         outside |= 2 * inside < sizes
     body = int(smooth.size - sizes[outside].sum() - (0 if fill is None else rim.sum()))

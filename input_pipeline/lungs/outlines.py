@@ -43,12 +43,18 @@ def box_of(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
     return rows, columns
 
 
-def with_dense_parts(tissue: np.ndarray, aerated: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def with_dense_parts(
+    tissue: np.ndarray,
+    aerated: tuple[np.ndarray, np.ndarray],
+    middle: float | None = None,
+) -> np.ndarray:
     """Return the lung mask of a slice: its aerated parts, and dense parts at the chest wall.
 
     Args:
         tissue: `[H, W]` bool, true where an organ may be.
         aerated: the aerated part of each lung, `[H, W]` bool.
+        middle: column of the patient's middle, for a scan that holds one lung; else None, and the
+            dense parts of a lung that is alone in its slice stay outside.
 
     Returns:
         `[H, W]` uint8, 1 inside the lungs.
@@ -62,7 +68,16 @@ def with_dense_parts(tissue: np.ndarray, aerated: tuple[np.ndarray, np.ndarray])
     closed = [closing(part[box], CLOSING * scale) for part in aerated]
     organ = opening(tissue[box], ORGAN * scale)
     for one, other in (closed, closed[::-1]):
-        lung[box] |= one | (_fill_holes(one | _costal_hull(one, other)) & ~organ)
+        if not one.any():
+            continue
+        if other.any():
+            opposite = _centre(other)
+        elif middle is not None:
+            opposite = np.array([_centre(one)[0], middle - box[1].start])
+        else:
+            opposite = None
+        hull = one if opposite is None else _costal_hull(one, opposite)
+        lung[box] |= one | (_fill_holes(one | hull) & ~organ)
     return lung.astype(np.uint8)
 
 
@@ -125,12 +140,15 @@ def opening(mask: np.ndarray, radius: float) -> np.ndarray:
     return opened[pad:-pad, pad:-pad] & mask
 
 
-def _costal_hull(lung: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the convex hull of one lung without its part towards the other (the mediastinum)."""
-    if not lung.any() or not other.any():
-        return lung
+def _costal_hull(lung: np.ndarray, opposite: np.ndarray) -> np.ndarray:
+    """Return the convex hull of a lung without its part towards a place (the mediastinum).
+
+    Args:
+        lung: `[H, W]` bool, not empty.
+        opposite: `[2]` row and column of the other lung's centre, or of the spine.
+    """
     centre = _centre(lung)
-    outward = centre - _centre(other)
+    outward = centre - opposite
     rows, columns = np.ogrid[: lung.shape[0], : lung.shape[1]]
     along = (rows - centre[0]) * outward[0] + (columns - centre[1]) * outward[1]
     box, hull = box_of(lung, margin=0), np.zeros_like(lung)

@@ -56,7 +56,7 @@ def add_mirrored(
     if profile[(image >= 0) & (image < image.size)].sum() < IN_VIEW * profile.sum():
         return 0
     lower = 0 if spacing is None or small == LEFT else round(LIVER_MM / spacing[0])
-    for index in np.flatnonzero((lung_labels == large).any(axis=(1, 2))):
+    for index in np.flatnonzero((lung_labels == large).any(axis=(1, 2))).tolist():
         other = (lung_labels[index] == large) & (mask[index] > 0)
         expected = _shrunk(_mirrored(other, axis), inset)
         if lower:  # the liver: what is lung a little further down as well

@@ -22,7 +22,7 @@ from input_pipeline.lungs.inside import (
     picture_level,
     smoothed,
 )
-from input_pipeline.lungs.left_right import LEFT, RIGHT, label_left_right
+from input_pipeline.lungs.left_right import ALONE, LEFT, RIGHT, label_left_right, spine_column
 from input_pipeline.lungs.outlines import (
     box_of,
     convex_hull,
@@ -34,7 +34,8 @@ from input_pipeline.lungs.symmetry import add_mirrored
 
 TISSUE_HU = -200.0  # between ground-glass (above -700) and fat (about -100)
 GAS_SHARE = 0.05  # of the body's pixels; a larger component is lung even if dark (emphysema)
-SATURATED = 0.9  # in 8 bits: with this share of its pixels at the darkest value lung is not shown
+SATURATED = 0.82  # in 8 bits: with this share of its pixels at the darkest value lung is not shown
+CORE = 0.15  # in 8 bits: lung but not fat is below this share of the way to the level of tissue
 SATURATION = 2  # grey values by which the darkest value differs after compression
 BLUR_MM = 1.0  # smoothing of a scan; one pixel, if that is less or the spacing is unknown
 # Conditions that a connected component of a whole scan must meet to count as lung.
@@ -105,8 +106,9 @@ def volume_lung_mask(
     blur = 1.0 if spacing is None else min(1.0, BLUR_MM / max(spacing[1:]))
     _keep_lungs(mask, voxels, blur, spacing)
     lung_labels = label_left_right(mask, voxels)
+    middle = _middle_of_one_lung(lung_labels, voxels)
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
-        lung = _lung_of_slice(voxels[index], blur, lung_labels[index])
+        lung = _lung_of_slice(voxels[index], blur, lung_labels[index], middle)
         mask[index] = lung
     completed = add_mirrored(mask, lung_labels, voxels, level=TISSUE_HU, spacing=spacing)
     if spacing is not None:
@@ -117,8 +119,39 @@ def volume_lung_mask(
     return mask
 
 
+def saturated_share(picture: np.ndarray) -> float:
+    """Return how much of what may be lung in an 8-bit slice has the darkest grey value.
+
+    A soft-tissue window shows lung, with what is in it, as one black.
+
+    Args:
+        picture: `[H, W]` uint8.
+
+    Returns:
+        A share from 0 to 1; 0 if nothing may be lung.
+    """
+    content = picture[content_box(picture)]
+    aerated, smooth, level = _aerated_of_picture(content)
+    return _saturated(content, aerated, smooth, level) if aerated.any() else 0.0
+
+
 def _lungs_of_picture(picture: np.ndarray) -> np.ndarray:
     """Return the lung mask of an 8-bit slice without bars around it, `[H, W]` uint8."""
+    aerated, smooth, level = _aerated_of_picture(picture)
+    if not aerated.any() or _saturated(picture, aerated, smooth, level) > SATURATED:
+        return np.zeros(picture.shape, np.uint8)
+    return with_dense_parts(smooth >= level, split_in_two(aerated))
+
+
+def _saturated(picture: np.ndarray, aerated: np.ndarray, smooth: np.ndarray, level: float) -> float:
+    """Return the share of the dark core of the aerated parts that has the darkest grey value."""
+    darkest = float(picture.min())
+    core = aerated & (smooth <= darkest + CORE * (level - darkest))
+    return float(np.mean(picture[core] <= darkest + SATURATION)) if core.any() else 0.0
+
+
+def _aerated_of_picture(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return where an 8-bit slice shows aerated lung, the slice smoothed, and tissue's level."""
     fill = fill_of_picture(picture)
     if fill is not None and (dark := darkened(picture, fill)) is not picture:
         smooth = smoothed(dark)
@@ -126,11 +159,7 @@ def _lungs_of_picture(picture: np.ndarray) -> np.ndarray:
     else:
         smooth = smoothed(picture)
         level = picture_level(smooth)
-    aerated = _aerated(smooth, level, fill, gas=-np.inf, air=np.inf)
-    darkest = picture[aerated] <= picture.min() + SATURATION
-    if not aerated.any() or darkest.mean() > SATURATED:
-        return np.zeros(picture.shape, np.uint8)
-    return with_dense_parts(smooth >= level, split_in_two(aerated))
+    return _aerated(smooth, level, fill, gas=-np.inf, air=np.inf), smooth, level
 
 
 def _aerated(
@@ -215,13 +244,24 @@ def _are_lungs(
     return lung & (size >= MIN_OF_LARGEST * largest)
 
 
-def _lung_of_slice(plane: np.ndarray, blur: float, lung_labels: np.ndarray) -> np.ndarray:
+def _middle_of_one_lung(lung_labels: np.ndarray, voxels: np.ndarray) -> float | None:
+    """Return the column of the spine if the scan holds one lung, or the tip of another, only."""
+    sizes = [np.count_nonzero(lung_labels == side) for side in (RIGHT, LEFT)]
+    if min(sizes) > (1 - ALONE) * max(sizes):
+        return None
+    return spine_column(lung_labels > 0, voxels)
+
+
+def _lung_of_slice(
+    plane: np.ndarray, blur: float, lung_labels: np.ndarray, middle: float | None
+) -> np.ndarray:
     """Return the lung mask of one slice of a scan.
 
     Args:
         plane: `[rows, columns]` HU.
         blur: standard deviation of the smoothing in pixels.
         lung_labels: `[rows, columns]` lung labels of the aerated parts, not all 0.
+        middle: column of the spine if the scan holds one lung only; else None.
 
     Returns:
         `[rows, columns]` uint8, 1 inside the lungs.
@@ -235,5 +275,6 @@ def _lung_of_slice(plane: np.ndarray, blur: float, lung_labels: np.ndarray) -> n
     # The chest wall is as thick as an organ, so only tissue between the lungs is considered.
     inside = convex_hull(labels > 0) & solid[box]
     lung = np.zeros(lung_labels.shape, np.uint8)
-    lung[box] = with_dense_parts(inside, (labels == RIGHT, labels == LEFT))
+    middle = None if middle is None else middle - box[1].start
+    lung[box] = with_dense_parts(inside, (labels == RIGHT, labels == LEFT), middle)
     return lung
