@@ -200,12 +200,11 @@ def dark_regions(
     if fill is not None and air < np.inf:
         outside[labels[ndimage.binary_dilation(rim)]] = True
     around = sizes[outside].sum()
-    if air < np.inf:
-        airy = np.bincount(labels[smooth < air], minlength=count + 1)
-        outside &= airy >= AIRY * sizes
+    airy = np.bincount(labels[smooth < air], minlength=count + 1) >= AIRY * sizes
+    outside &= airy
     if alone and (fill is not None or around >= SURROUNDED * smooth.size):
         inside = np.bincount(labels[_body_hull(bright)], minlength=count + 1)
-        outside |= 2 * inside < sizes
+        outside |= airy & (2 * inside < sizes)
     body = int(smooth.size - sizes[outside].sum() - (0 if fill is None else rim.sum()))
     outside[0] = True
     labels[outside[labels]] = 0

@@ -36,6 +36,7 @@ TISSUE_HU = -200.0  # between ground-glass (above -700) and fat (about -100)
 GAS_SHARE = 0.05  # of the body's pixels; a larger component is lung even if dark (emphysema)
 SATURATED = 0.82  # in 8 bits: with this share of its pixels at the darkest value lung is not shown
 CORE = 0.15  # in 8 bits: lung but not fat is below this share of the way to the level of tissue
+LEAST_CORE = 0.2  # in 8 bits: of what may be lung; a smaller core is of airways
 SATURATION = 2  # grey values by which the darkest value differs after compression
 BLUR_MM = 1.0  # smoothing of a scan; one pixel, if that is less or the spacing is unknown
 # Conditions that a connected component of a whole scan must meet to count as lung.
@@ -147,7 +148,9 @@ def _saturated(picture: np.ndarray, aerated: np.ndarray, smooth: np.ndarray, lev
     """Return the share of the dark core of the aerated parts that has the darkest grey value."""
     darkest = float(picture.min())
     core = aerated & (smooth <= darkest + CORE * (level - darkest))
-    return float(np.mean(picture[core] <= darkest + SATURATION)) if core.any() else 0.0
+    if np.count_nonzero(core) < LEAST_CORE * np.count_nonzero(aerated):
+        return 0.0
+    return float(np.mean(picture[core] <= darkest + SATURATION))
 
 
 def _aerated_of_picture(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
