@@ -4,10 +4,10 @@ The sentences name neither file nor picture; whoever prints them does.
 """
 
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline.lungs.inside import fill_of_scan
 from input_pipeline.lungs.left_right import LEFT, RIGHT
+from input_pipeline.lungs.outlines import grown
 from input_pipeline.lungs.threshold import SATURATED, TISSUE_HU, saturated_share
 
 REMEDY = "look at the mask, and name a lung mask as --lungs DIR or use --lungs unet:WEIGHTS"
@@ -160,4 +160,4 @@ def _touches_edge(lung: np.ndarray, plane: np.ndarray) -> bool:
     if any(side.any() for side in (lung[0], lung[-1], lung[:, 0], lung[:, -1])):
         return True
     fill = fill_of_scan(plane)
-    return fill is not None and bool((lung & ndimage.binary_dilation(fill, iterations=4)).any())
+    return fill is not None and bool((lung & grown(fill, 4)).any())

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from input_pipeline.lungs.outlines import convex_hull, opening
+from input_pipeline.lungs.outlines import convex_hull, grown, opening
 
 AIR_HU = -1024.0  # lower values, which mark the outside of the scan, count as this one
 GAS_HU = -925.0  # air outside the body and bowel gas are below this
@@ -78,9 +78,9 @@ def darkened(picture: np.ndarray, fill: np.ndarray) -> np.ndarray:
     Returns:
         `[H, W]` uint8; the picture itself if the fill is dark already.
     """
-    grown = ndimage.binary_dilation(fill, iterations=FILL_RIM)
-    dark = np.percentile(picture[~grown], DARK)
-    return picture if np.median(picture[fill]) <= dark else np.where(grown, np.uint8(dark), picture)
+    rim = grown(fill, FILL_RIM)
+    dark = np.percentile(picture[~rim], DARK)
+    return picture if np.median(picture[fill]) <= dark else np.where(rim, np.uint8(dark), picture)
 
 
 def smoothed(image: np.ndarray, pixels: float = 1.0) -> np.ndarray:
@@ -132,13 +132,13 @@ def fill_of_picture(picture: np.ndarray) -> np.ndarray | None:
     size = np.count_nonzero(fill)
     if size < FILL_SHARE * picture.size or np.count_nonzero(away[fill] <= 1) < CONSTANT * size:
         return None
-    content = ndimage.binary_opening(~fill, iterations=FRINGE)
+    content = grown(~grown(fill, FRINGE), FRINGE)
     if not content.any():
         return None
     hull = convex_hull(content)
     if np.count_nonzero(hull & fill) > NOT_CONVEX * hull.sum():
         return None
-    return ~hull & ndimage.binary_dilation(fill, iterations=FRINGE)
+    return ~hull & grown(fill, FRINGE)
 
 
 def _at_corners(mask: np.ndarray) -> np.ndarray:
@@ -190,7 +190,7 @@ def dark_regions(
     dark = smooth < level
     bright = ~dark
     if fill is not None:
-        rim = ndimage.binary_dilation(fill, iterations=FILL_RIM)
+        rim = grown(fill, FILL_RIM)
         dark, bright = dark & ~rim, bright & ~rim
     labels, count = ndimage.label(dark)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -198,14 +198,18 @@ def dark_regions(
     outside = np.zeros(count + 1, bool)
     outside[labels[np.ix_((0, -1), (0, -1))]] = True
     if fill is not None and air < np.inf:
-        outside[labels[ndimage.binary_dilation(rim)]] = True
+        outside[labels[grown(rim, 1) & dark]] = True
     around = sizes[outside].sum()
     airy = np.bincount(labels[smooth < air], minlength=count + 1) >= AIRY * sizes
     outside &= airy
+    fringe = 0 if fill is None else int(rim.sum())
+    body = int(smooth.size - sizes[outside].sum()) - fringe
     if alone and (fill is not None or around >= SURROUNDED * smooth.size):
-        inside = np.bincount(labels[_body_hull(bright)], minlength=count + 1)
-        outside |= airy & (2 * inside < sizes)
-    body = int(smooth.size - sizes[outside].sum() - (0 if fill is None else rim.sum()))
+        beside = airy & ~outside & (sizes >= MIN_SHARE / 2 * body)
+        if beside.any():
+            inside = np.bincount(labels[_body_hull(bright)], minlength=count + 1)
+            outside |= beside & (2 * inside < sizes)
+            body = int(smooth.size - sizes[outside].sum()) - fringe
     outside[0] = True
     labels[outside[labels]] = 0
     return labels, np.flatnonzero(~outside), body

@@ -34,6 +34,23 @@ def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
     return grown
 
 
+def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Return a mask with its four neighbours added so many times; quicker than SciPy's dilation.
+
+    Args:
+        mask: `[H, W]` bool.
+        pixels: how many times, 0 or more.
+    """
+    for _ in range(pixels):
+        larger = mask.copy()
+        larger[1:] |= mask[:-1]
+        larger[:-1] |= mask[1:]
+        larger[:, 1:] |= mask[:, :-1]
+        larger[:, :-1] |= mask[:, 1:]
+        mask = larger
+    return mask
+
+
 def box_of(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
     """Return the bounding box of a mask that is not empty, widened by a margin."""
     rows, columns = (

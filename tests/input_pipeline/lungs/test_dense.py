@@ -64,7 +64,7 @@ def test_one_lung_solid_from_behind(healthy, share, least):
 def test_both_lungs_solid_from_behind(healthy, share, least):
     """By the ribs; intensity alone gives a DSC of 0.89, 0.67 and 0.34 here."""
     voxels, sides = healthy
-    mask, labels = found(diseased(voxels, sides, (RIGHT, LEFT), share, 40))
+    mask, _ = found(diseased(voxels, sides, (RIGHT, LEFT), share, 40))
     dsc, error = scores(mask > 0, sides > 0)
     assert dsc > least
     assert abs(error) < 0.25
