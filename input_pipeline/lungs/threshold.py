@@ -1,9 +1,10 @@
 """Compute lung masks of slices and scans from intensity and shape, without training.
 
 Aerated lung and ground-glass are found because they are dark. Dense lesions at the pleura are as
-bright as muscle; they are included because a lung is convex towards the chest wall. A lobe that is
-completely consolidated does not show in that shape and is missed. A single slice may have any
-orientation: every step treats rows and columns, and the four sides of the image, alike.
+bright as muscle; they are included because a lung is convex towards the chest wall. In a scan,
+solid lung is also found by the other lung and by the ribs; in a lone slice a lobe that is
+completely consolidated is missed. Such a slice may have any orientation: every step treats rows and
+columns, and the four sides of the image, alike.
 """
 
 import numpy as np
