@@ -79,7 +79,7 @@ def read_lung_labels(path: Path, scan: Scan) -> np.ndarray:
     if reason:
         raise ValueError(f"{path}: not on the grid of {scan.id}: {reason}; make it again")
     labels = own_slices(found.voxels, scan)
-    return labels if (labels == 2).any() else label_left_right(labels)
+    return labels if (labels == 2).any() else label_left_right(labels, scan.voxels)
 
 
 def find_lung_labels(scan: Scan) -> np.ndarray:
@@ -91,7 +91,8 @@ def find_lung_labels(scan: Scan) -> np.ndarray:
     Returns:
         `[slices, rows, columns]` uint8 lung labels: 0 none, 1 right, 2 left.
     """
-    return label_left_right(volume_lung_mask(scan.voxels, spacing=scan.spacing, dilation=0))
+    lung = volume_lung_mask(scan.voxels, spacing=scan.spacing, dilation=0)
+    return label_left_right(lung, scan.voxels)
 
 
 class ScanSlices(LazySequence[Slice]):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from input_pipeline.lungs.threshold import dilate, threshold_lung_mask
+from input_pipeline.lungs.outlines import dilate
+from input_pipeline.lungs.threshold import threshold_lung_mask
 from input_pipeline.slices import Slice
 
 HU_WINDOW = (-1250.0, 250.0)  # the lung window of the paper, section 4.1

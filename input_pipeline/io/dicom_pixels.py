@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 from input_pipeline.io.dicom_file import AGAIN, Image, decoding, open_file
 
+TISSUE_RANGE = (-1024, 3071)  # HU; a header that names padding within it is not believed
 JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # in JPEG and JPEG-LS
@@ -58,9 +59,31 @@ class PixelReader:
                 f"{image.path}: pixels are {pixels.shape} {pixels.dtype}, expected integers of "
                 f"shape {image.shape}; {AGAIN}"
             )
-        if (image.slope, image.inter) == (1.0, 0.0):
-            return pixels
-        return pixels * np.float64(image.slope) + image.inter
+        padding, value = _named_range(self._dataset, pixels)
+        if (image.slope, image.inter) != (1.0, 0.0):
+            pixels = pixels * np.float64(image.slope) + image.inter
+            value = value * image.slope + image.inter
+        if padding.any():
+            least, most = TISSUE_RANGE
+            pixels = np.where(padding & ((pixels < least) | (pixels > most)), value, pixels)
+        return pixels
+
+
+def _named_range(dataset: pydicom.Dataset, pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return where pixels are in the range of values that the header names as padding.
+
+    Args:
+        dataset: the file.
+        pixels: `[rows, columns]` its stored values.
+
+    Returns:
+        `[rows, columns]` bool, all false if it names one value or none; and PixelPaddingValue.
+    """
+    named = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if any(not isinstance(value, int) for value in named):
+        return np.zeros(pixels.shape, bool), 0.0
+    stored = np.array(named).astype(pixels.dtype)  # some files name signed values as unsigned
+    return (pixels >= stored.min()) & (pixels <= stored.max()), float(stored[0])
 
 
 def _decode(dataset: pydicom.Dataset, image: Image) -> np.ndarray:

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline.io.doubts import WINDOW, value_doubts
+from input_pipeline.io.padding import AIR_HU, clear_padding, constant_corners, padding_note
 
 VALUE_RANGES = {"hu": (-32768.0, 32767.0), "uint8": (-0.49, 255.49)}  # values that readers accept
 STATED = {  # what a refused range is to be, and what to state instead
@@ -29,6 +30,7 @@ STATED = {  # what a refused range is to be, and what to state instead
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img", ".dcm", ".ima", ".zip",
             ".png", ".jpg", ".jpeg", ".npy")  # fmt: skip
 MOST_FRACTION = 1.002  # fractions of the window are at most 1, up to their rounding
+FARTHEST_PADDING = 2**17  # HU; padding of 16 bits, signed or not, lies within
 SPACING_MM = (0.01, 200.0)  # between voxels; other values mean a wrong unit or a damaged header
 OBLIQUE_DEGREES = 15.0  # a grid further off the patient's axes than this gets a note
 TILT_DEGREES = 0.5  # a stack of slices that leans more than this gets a note
@@ -105,6 +107,7 @@ class Stack:
         self.array = np.empty(shape, np.int16 if intensity == "hu" else np.uint8)
         self.intensity = intensity
         self._highest = -np.inf
+        self._padding = dict[float, int]()  # voxels of each value that int16 cannot hold
 
     def put(self, index: int, values: np.ndarray, path: Path) -> None:
         """Store one slice.
@@ -126,6 +129,9 @@ class Stack:
                 f"replace them by -1024 (air) if they mark the outside of the scan"
             )
         least, most = VALUE_RANGES[self.intensity]
+        if self.intensity == "hu" and (lowest < least or highest > most):
+            values = self._without_padding(values)
+            lowest, highest = float(values.min()), float(values.max())
         if lowest < least or highest > most:
             expected, remedy = STATED[self.intensity]
             raise ValueError(
@@ -137,6 +143,31 @@ class Stack:
                 self.array = self.array.astype(np.float32)
         self.array[index] = values
         self._highest = max(self._highest, highest)
+
+    def clear_padding(self, voxels: np.ndarray) -> list[str]:
+        """Set the outside of the scan to air; grey values stay as they are.
+
+        Args:
+            voxels: `[slices, rows, columns]`, the array, or a view of it, in the orientation of
+                `Scan.voxels`.
+
+        Returns:
+            Sentences about what was done.
+        """
+        if self.intensity != "hu":
+            return []
+        known = [padding_note(value, n / voxels.size) for value, n in self._padding.items()]
+        return known + clear_padding(voxels)
+
+    def _without_padding(self, values: np.ndarray) -> np.ndarray:
+        """Return a slice with air for a value at its corners that is no Hounsfield unit."""
+        least, most = VALUE_RANGES["hu"]
+        value = constant_corners(values)
+        if value is None or least <= value <= most or abs(value) > FARTHEST_PADDING:
+            return values
+        padding = values == value
+        self._padding[value] = self._padding.get(value, 0) + int(padding.sum())
+        return np.where(padding, AIR_HU, values)
 
     def finish(self) -> list[str]:
         """Turn grey values with fractions into uint8: 0 to 1 is the window, others are rounded.
@@ -213,6 +244,8 @@ def oriented(
             f"{path}: its axial slices have {voxels.shape[1]} x {voxels.shape[2]} pixels, expected "
             f"whole ones; it seems to be a coronal or sagittal picture, reslice or leave it out"
         )
+    if check:
+        done += stack.clear_padding(voxels)
     sizes = np.linalg.norm(affine[:3, :3], axis=0) * millimetres
     rows, columns = float(sizes[axes[1]]), float(sizes[axes[2]])
     volume = abs(float(np.linalg.det(affine[:3, :3]))) * millimetres**3
@@ -279,7 +312,7 @@ def upright(
     if spacing is not None:
         affine = np.diag([spacing[0], -spacing[1], -spacing[2], 1.0])[[2, 1, 0, 3]]
         _check_affine(affine, path, 1.0)
-    done = stack.finish()
+    done = stack.finish() + stack.clear_padding(stack.array)
     return Scan(
         voxels=stack.array,
         intensity=stack.intensity,

@@ -1,6 +1,7 @@
 """Assign the voxels of a lung mask to the right and to the left lung."""
 
 import numpy as np
+from scipy import ndimage
 
 from input_pipeline.lungs.components import Components
 
@@ -12,20 +13,26 @@ SEAM_MARGIN = 0.2  # share of the lungs' width at the right and at the left with
 SEAM_PULL = 2e-4  # cost, in lung pixels per row, of a seam one column away from its usual place
 SEAM_SLIP = 0.05  # a component with less than this share beyond the seam lies on one side
 SEAM_SLICES = 16  # slices whose seams are found at a time
+ALONE = 0.98  # a scan has one lung if more than this share of it lies on one side of the spine
+BONE_HU = (150.0, 750.0)  # what is brighter than the first counts as bone, up to the second
+SPINE_SLICES = 32  # with lung, spread evenly, in which the spine is looked for
+SPINE_BLUR = 0.02  # of the width; the spine is the place with the most bone in this surrounding
+LEAST_BONE = 20.0  # HU above the first of BONE_HU in the mean there; with less no spine is seen
 
 
-def label_left_right(lung: np.ndarray) -> np.ndarray:
+def label_left_right(lung: np.ndarray, voxels: np.ndarray | None = None) -> np.ndarray:
     """Label the right lung and the left lung of a mask.
 
     In each slice a seam from front to back separates them where it crosses the least lung, near the
     column that does so in the whole scan. A connected component that a seam hardly touches belongs
-    to one side as a whole. If every seam would cut through the body of a lung, there is only one
-    lung: the right one if its centre of mass lies to the patient's right of the scan's middle
-    column, else the left one.
+    to one side as a whole. If every seam would cut through the body of a lung, or if all lung lies
+    on one side of the spine, there is only one lung: components to the patient's right of the spine
+    are right, others left. Without a spine to see, the scan's middle column takes its place.
 
     Args:
         lung: `[slices, rows, columns]` of 0 and 1, with any number of slices; columns from the
             patient's right to the left.
+        voxels: `[slices, rows, columns]` HU of the scan; None if unknown.
 
     Returns:
         `[slices, rows, columns]` uint8 lung labels: 0 none, 1 (RIGHT) the patient's right lung,
@@ -37,16 +44,78 @@ def label_left_right(lung: np.ndarray) -> np.ndarray:
         profile += np.count_nonzero(plane, axis=0)
     if not profile.any():
         return labels
+    spine = None if voxels is None else spine_column(lung, voxels)
+    if spine is not None:
+        before = profile[: round(spine)].sum() / profile.sum()
+        if max(before, 1 - before) > ALONE:
+            _label_by_column(labels, lung, spine)
+            return labels
     seams, crossed = _seams(lung, profile)
     if crossed > ONE_LUNG * profile.max():
-        centre = np.average(np.arange(profile.size), weights=profile)
-        labels[lung > 0] = RIGHT if centre <= (profile.size - 1) / 2 else LEFT
+        _label_by_column(labels, lung, spine)
         return labels
     columns = np.arange(lung.shape[2])
     for index in range(len(lung)):
         labels[index] = np.where(columns <= seams[index][:, None], RIGHT, LEFT)
     _assign_components(labels, lung)
     return labels
+
+
+def spine_column(lung: np.ndarray, voxels: np.ndarray) -> float | None:
+    """Find the column of the spine: where the slices with lung hold the most bone.
+
+    Args:
+        lung: `[slices, rows, columns]` of 0 and 1.
+        voxels: `[slices, rows, columns]` HU.
+
+    Returns:
+        The column; None if no spine is seen.
+    """
+    with_lung = [index for index, plane in enumerate(lung) if plane.any()]
+    if not with_lung:
+        return None
+    places = np.linspace(0, len(with_lung) - 1, min(SPINE_SLICES, len(with_lung)))
+    bone: np.ndarray = np.zeros(lung.shape[1:], np.float32)
+    least, most = BONE_HU
+    for place in places.round().astype(int):
+        bone += np.clip(voxels[with_lung[place]].astype(np.float32), least, most) - least
+    bone = ndimage.gaussian_filter(bone / len(places), SPINE_BLUR * bone.shape[1])
+    if bone.max() < LEAST_BONE:
+        return None
+    return float(bone.argmax() % bone.shape[1])
+
+
+def _label_by_column(labels: np.ndarray, lung: np.ndarray, column: float | None) -> None:
+    """Label each component of a lung by the side of a column on which its centre lies.
+
+    Regions of single slices that lie on the other side, tips of the other lung, get that side.
+
+    Args:
+        labels: `[slices, rows, columns]` zeros; changed in place.
+        lung: `[slices, rows, columns]` of 0 and 1.
+        column: the column; None if there is only one lung, and the scan's middle is to decide.
+    """
+    components = Components(lung)
+    total = components.of_region.size + 1
+    size, right, offset = (np.zeros(total) for _ in range(3))
+    middle = (lung.shape[2] - 1) / 2 if column is None else column
+    away = np.broadcast_to(np.arange(lung.shape[2]) - middle, lung.shape[1:])
+    for index in range(len(lung)):
+        regions = components.labels(index)
+        size += np.bincount(regions.ravel(), minlength=total)
+        right += np.bincount(regions[away <= 0], minlength=total)
+        offset += np.bincount(regions.ravel(), weights=away.ravel(), minlength=total)
+    if column is None:
+        whole = np.full(components.count, offset[1:].sum())
+    else:
+        whole = components.totals(offset[1:])
+    side = np.where(whole <= 0, RIGHT, LEFT)[components.of_region]
+    if column is not None:
+        apart = _one_side(right[1:] / size[1:])
+        side = np.where(apart > 0, apart, side)
+    choice = np.concatenate([[0], side]).astype(np.uint8)
+    for index in range(len(lung)):
+        labels[index] = choice[components.labels(index)]
 
 
 def _seams(lung: np.ndarray, profile: np.ndarray) -> tuple[np.ndarray, int]:

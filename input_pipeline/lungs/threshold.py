@@ -1,35 +1,49 @@
 """Compute lung masks of slices and scans from intensity and shape, without training.
 
 Aerated lung and ground-glass are found because they are dark. Dense lesions at the pleura are as
-bright as muscle; they are included because a lung is convex towards the chest wall. A lobe that is
-completely consolidated does not show in that shape and is missed. A single slice may have any
-orientation: every step treats rows and columns, and the four sides of the image, alike.
+bright as muscle; they are included because a lung is convex towards the chest wall. In a scan,
+solid lung is also found by the other lung and by the ribs; in a lone slice a lobe that is
+completely consolidated is missed. Such a slice may have any orientation: every step treats rows and
+columns, and the four sides of the image, alike.
 """
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import ConvexHull
-from skimage.filters import threshold_otsu
 
 from input_pipeline.lungs.components import Components
-from input_pipeline.lungs.left_right import LEFT, RIGHT, label_left_right
+from input_pipeline.lungs.dependent import add_dependent
+from input_pipeline.lungs.inside import (
+    GAS_HU,
+    MIN_SHARE,
+    content_box,
+    dark_regions,
+    darkened,
+    fill_of_picture,
+    fill_of_scan,
+    gas_of_picture,
+    picture_level,
+    smoothed,
+)
+from input_pipeline.lungs.left_right import ALONE, LEFT, RIGHT, label_left_right, spine_column
+from input_pipeline.lungs.outlines import (
+    box_of,
+    convex_hull,
+    dilate,
+    split_in_two,
+    with_dense_parts,
+)
+from input_pipeline.lungs.symmetry import add_mirrored
 
-AIR_HU = -1024.0  # lower values, which mark the outside of the scan, count as this one
 TISSUE_HU = -200.0  # between ground-glass (above -700) and fat (about -100)
-TISSUE_FRACTION = 0.78  # in 8 bits: the same level, between the medians of lung and of tissue
-MAX_DARKNESS = 0.65  # in 8 bits: lung is darker than this share of its tissue, else there is none
-MIN_SHARE = 0.01  # of the body's pixels; smaller dark components are airways and bowel gas
-GAS_HU = -925.0  # bowel gas: a small component whose darkest tenth is below this (HU only)
 GAS_SHARE = 0.05  # of the body's pixels; a larger component is lung even if dark (emphysema)
-ON_EDGE = 1e-9  # pixels; a pixel whose centre is this near to the edge of a convex hull is inside
-# Both radii are shares of the square root of the aerated area, so that pixel size does not matter.
-CLOSING = 0.05  # includes vessels and small lesions at the edge of the lung
-ORGAN = 0.115  # tissue in which a disc of this radius fits is heart, liver or spine
-MEDIAL_REACH = 0.2  # a lung's hull is cut this far beyond its centre, as a share of its extent
+SATURATED = 0.82  # in 8 bits: with this share of its pixels at the darkest value lung is not shown
+CORE = 0.15  # in 8 bits: lung but not fat is below this share of the way to the level of tissue
+LEAST_CORE = 0.2  # in 8 bits: of what may be lung; a smaller core is of airways
+SATURATION = 2  # grey values by which the darkest value differs after compression
 BLUR_MM = 1.0  # smoothing of a scan; one pixel, if that is less or the spacing is unknown
 # Conditions that a connected component of a whole scan must meet to count as lung.
 AERATED_HU = -500.0
 MIN_AERATED = 0.3  # minimal share of its voxels below AERATED_HU; stool has fewer
+MOST_STOOL_ML = 400.0  # a larger component is a lung full of ground-glass
 PURE_GAS = 0.8  # with this share of its voxels below GAS_HU or more it is gas, however large
 MIN_OF_LARGEST = 0.02  # minimal size as a share of the largest component that is lung
 MIN_ML = 10.0  # minimal volume in millilitres
@@ -57,12 +71,16 @@ def threshold_lung_mask(image: np.ndarray, *, intensity: str, dilation: int) -> 
     """
     if intensity not in ("hu", "uint8"):
         raise ValueError(f"intensity is {intensity!r}, expected 'hu' or 'uint8'")
-    smooth = _smooth(image)
-    level = TISSUE_HU if intensity == "hu" else _tissue_level(smooth)
-    aerated = _aerated(smooth, level, GAS_HU if intensity == "hu" else -np.inf)
-    if not aerated.any():
-        return np.zeros(image.shape, np.uint8)
-    return dilate(_with_dense_parts(smooth >= level, _split(aerated)), dilation)
+    mask = np.zeros(image.shape, np.uint8)
+    if intensity == "hu":
+        smooth = smoothed(image)
+        aerated = _aerated(smooth, TISSUE_HU, fill_of_scan(image), gas=GAS_HU, air=GAS_HU)
+        if aerated.any():
+            mask = with_dense_parts(smooth >= TISSUE_HU, split_in_two(aerated))
+    else:
+        box = content_box(image)
+        mask[box] = _lungs_of_picture(image[box])
+    return dilate(mask, dilation)
 
 
 def volume_lung_mask(
@@ -89,68 +107,74 @@ def volume_lung_mask(
     mask = np.zeros(voxels.shape, np.uint8)
     blur = 1.0 if spacing is None else min(1.0, BLUR_MM / max(spacing[1:]))
     _keep_lungs(mask, voxels, blur, spacing)
-    lung_labels = label_left_right(mask)
+    lung_labels = label_left_right(mask, voxels)
+    middle = _middle_of_one_lung(lung_labels, voxels)
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
-        lung = _lung_of_slice(_smooth(voxels[index], blur), lung_labels[index])
-        mask[index] = dilate(lung, dilation)
+        lung = _lung_of_slice(voxels[index], blur, lung_labels[index], middle)
+        mask[index] = lung
+    completed = add_mirrored(mask, lung_labels, voxels, level=TISSUE_HU, spacing=spacing)
+    if spacing is not None:
+        sides = [side for side in (RIGHT, LEFT) if side != completed]
+        add_dependent(mask, lung_labels, voxels, sides=sides, level=TISSUE_HU, spacing=spacing)
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        mask[index] = dilate(mask[index], dilation)
     return mask
 
 
-def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Grow a mask by a disc.
+def saturated_share(picture: np.ndarray) -> float:
+    """Return how much of what may be lung in an 8-bit slice has the darkest grey value.
+
+    A soft-tissue window shows lung, with what is in it, as one black.
 
     Args:
-        mask: `[H, W]` of 0 and 1.
-        pixels: radius of the disc, 0 or more.
+        picture: `[H, W]` uint8.
 
     Returns:
-        `[H, W]` uint8.
+        A share from 0 to 1; 0 if nothing may be lung.
     """
-    if pixels == 0 or not mask.any():
-        return mask.astype(np.uint8)
-    grown = np.zeros(mask.shape, np.uint8)
-    box = _box(mask > 0, pixels)
-    grown[box] = ndimage.distance_transform_edt(mask[box] == 0) <= pixels
-    return grown
+    content = picture[content_box(picture)]
+    aerated, smooth, level = _aerated_of_picture(content)
+    return _saturated(content, aerated, smooth, level) if aerated.any() else 0.0
 
 
-def _tissue_level(smooth: np.ndarray) -> float:
-    """Return the grey value between lung with ground-glass and tissue; -inf if there is no lung."""
-    if np.ptp(smooth) == 0:
-        return -np.inf
-    middle = threshold_otsu(smooth)
-    dark, bright = np.median(smooth[smooth <= middle]), np.median(smooth[smooth > middle])
-    if dark > MAX_DARKNESS * bright:
-        return -np.inf
-    return float(dark + TISSUE_FRACTION * (bright - dark))
+def _lungs_of_picture(picture: np.ndarray) -> np.ndarray:
+    """Return the lung mask of an 8-bit slice without bars around it, `[H, W]` uint8."""
+    aerated, smooth, level = _aerated_of_picture(picture)
+    if not aerated.any() or _saturated(picture, aerated, smooth, level) > SATURATED:
+        return np.zeros(picture.shape, np.uint8)
+    return with_dense_parts(smooth >= level, split_in_two(aerated))
 
 
-def _smooth(image: np.ndarray, pixels: float = 1.0) -> np.ndarray:
-    """Return the image as float32, smoothed by a Gaussian of this standard deviation in pixels."""
-    return ndimage.gaussian_filter(np.maximum(image.astype(np.float32), AIR_HU), pixels)
+def _saturated(picture: np.ndarray, aerated: np.ndarray, smooth: np.ndarray, level: float) -> float:
+    """Return the share of the dark core of the aerated parts that has the darkest grey value."""
+    darkest = float(picture.min())
+    core = aerated & (smooth <= darkest + CORE * (level - darkest))
+    if np.count_nonzero(core) < LEAST_CORE * np.count_nonzero(aerated):
+        return 0.0
+    return float(np.mean(picture[core] <= darkest + SATURATION))
 
 
-def _dark_regions(smooth: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """Find the dark components inside the body.
-
-    Returns:
-        `[H, W]` number of the component of each pixel (0 for other pixels), the numbers that occur,
-        and the number of pixels of the body.
-    """
-    labels, count = ndimage.label(smooth < level)
-    outside = np.zeros(count + 1, bool)
-    outside[labels[np.ix_((0, -1), (0, -1))]] = True
-    outside[0] = False
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    body = int(smooth.size - sizes[outside].sum())
-    outside[0] = True
-    labels[outside[labels]] = 0
-    return labels, np.flatnonzero(~outside), body
+def _aerated_of_picture(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return where an 8-bit slice shows aerated lung, the slice smoothed, and tissue's level."""
+    fill = fill_of_picture(picture)
+    if fill is not None and (dark := darkened(picture, fill)) is not picture:
+        smooth = smoothed(dark)
+        level = picture_level(smooth[~fill])
+    else:
+        smooth = smoothed(picture)
+        level = picture_level(smooth)
+    return _aerated(smooth, level, fill, gas=-np.inf, air=np.inf), smooth, level
 
 
-def _aerated(smooth: np.ndarray, level: float, gas: float) -> np.ndarray:
+def _aerated(
+    smooth: np.ndarray, level: float, fill: np.ndarray | None, *, gas: float, air: float
+) -> np.ndarray:
     """Return the dark components inside the body that are large enough for a lung and not gas."""
-    labels, index, body = _dark_regions(smooth, level)
+    labels, index, body = dark_regions(smooth, level, fill=fill, air=air, alone=True)
+    if air == np.inf:
+        gas = gas_of_picture(
+            smooth, level, (labels == 0) if fill is None else (labels == 0) & ~fill
+        )
     sizes = np.bincount(labels.ravel())
     lung = [
         i
@@ -178,8 +202,9 @@ def _keep_lungs(
     # Of each region of a slice: pixels, pixels of gas, aerated pixels, share of the body's pixels.
     regions = [np.zeros((4, 0))]
     for index, image in enumerate(voxels):
-        smooth = _smooth(image, blur)
-        labels, numbers, body = _dark_regions(smooth, TISSUE_HU)
+        smooth = smoothed(image, blur)
+        fill = fill_of_scan(image)
+        labels, numbers, body = dark_regions(smooth, TISSUE_HU, fill=fill, air=GAS_HU, alone=False)
         counts = [
             np.bincount(labels[inside], minlength=labels.max() + 1)[numbers]
             for inside in (labels > 0, smooth < GAS_HU, smooth < AERATED_HU)
@@ -212,154 +237,48 @@ def _are_lungs(
     size, gas, aerated = (components.totals(row) for row in regions[:3])
     section = np.zeros(components.count)
     np.maximum.at(section, components.of_region, regions[3])
-    lung = (section >= MIN_SHARE) & (gas < PURE_GAS * size) & (aerated >= MIN_AERATED * size)
+    lung = (section >= MIN_SHARE) & (gas < PURE_GAS * size)
+    filled = aerated >= MIN_AERATED * size
     if spacing is not None:
-        lung &= size * np.prod(spacing) >= 1000.0 * MIN_ML
+        volume = size * np.prod(spacing) / 1000.0
+        filled |= volume >= MOST_STOOL_ML
+        lung &= volume >= MIN_ML
+    lung &= filled
     largest = size[lung].max(initial=0.0)
     return lung & (size >= MIN_OF_LARGEST * largest)
 
 
-def _lung_of_slice(smooth: np.ndarray, lung_labels: np.ndarray) -> np.ndarray:
+def _middle_of_one_lung(lung_labels: np.ndarray, voxels: np.ndarray) -> float | None:
+    """Return the column of the spine if the scan holds one lung, or the tip of another, only."""
+    sizes = [np.count_nonzero(lung_labels == side) for side in (RIGHT, LEFT)]
+    if min(sizes) > (1 - ALONE) * max(sizes):
+        return None
+    return spine_column(lung_labels > 0, voxels)
+
+
+def _lung_of_slice(
+    plane: np.ndarray, blur: float, lung_labels: np.ndarray, middle: float | None
+) -> np.ndarray:
     """Return the lung mask of one slice of a scan.
 
     Args:
-        smooth: `[rows, columns]` HU, smoothed.
+        plane: `[rows, columns]` HU.
+        blur: standard deviation of the smoothing in pixels.
         lung_labels: `[rows, columns]` lung labels of the aerated parts, not all 0.
+        middle: column of the spine if the scan holds one lung only; else None.
 
     Returns:
         `[rows, columns]` uint8, 1 inside the lungs.
     """
-    other_gas = (_dark_regions(smooth, TISSUE_HU)[0] > 0) & (lung_labels == 0)
+    smooth, fill = smoothed(plane, blur), fill_of_scan(plane)
+    dark = dark_regions(smooth, TISSUE_HU, fill=fill, air=GAS_HU, alone=False)[0] > 0
+    other_gas = dark & (lung_labels == 0)
     solid = (smooth >= TISSUE_HU) | other_gas
-    box = _box(lung_labels > 0, margin=2)
+    box = box_of(lung_labels > 0, margin=2)
     labels = lung_labels[box]
     # The chest wall is as thick as an organ, so only tissue between the lungs is considered.
-    inside = _convex_hull(labels > 0) & solid[box]
+    inside = convex_hull(labels > 0) & solid[box]
     lung = np.zeros(lung_labels.shape, np.uint8)
-    lung[box] = _with_dense_parts(inside, (labels == RIGHT, labels == LEFT))
+    middle = None if middle is None else middle - box[1].start
+    lung[box] = with_dense_parts(inside, (labels == RIGHT, labels == LEFT), middle)
     return lung
-
-
-def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    """Return the bounding box of a mask that is not empty, widened by a margin."""
-    places = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return tuple(slice(max(int(p[0]) - margin, 0), int(p[-1]) + 1 + margin) for p in places)
-
-
-def _with_dense_parts(tissue: np.ndarray, aerated: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the lung mask of a slice: its aerated parts, and dense parts at the chest wall.
-
-    Args:
-        tissue: `[H, W]` bool, true where an organ may be.
-        aerated: the aerated part of each lung, `[H, W]` bool.
-
-    Returns:
-        `[H, W]` uint8, 1 inside the lungs.
-    """
-    scale = float(np.sqrt(aerated[0].sum() + aerated[1].sum()))
-    lung = np.zeros(tissue.shape, bool)
-    if not scale:
-        return lung.astype(np.uint8)
-    reach = 2 * int(ORGAN * scale) + 2  # pixels on which the opening depends
-    box = _box(aerated[0] | aerated[1], margin=reach)
-    closed = [_close(part[box], CLOSING * scale) for part in aerated]
-    organ = _open(tissue[box], ORGAN * scale)
-    for one, other in (closed, closed[::-1]):
-        lung[box] |= one | (_fill_holes(one | _costal_hull(one, other)) & ~organ)
-    return lung.astype(np.uint8)
-
-
-def _split(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the pixels of a mask into two lungs by k-means, started along the longest axis."""
-    points = np.argwhere(mask).astype(np.float64)
-    centred = points - points.mean(axis=0)
-    axis = np.linalg.eigh(centred.T @ centred)[1][:, 1]
-    first = centred @ axis < 0
-    rows, columns = points.T
-    for _ in range(10):
-        if first.all() or not first.any():
-            break
-        one, other = (
-            (rows - rows[part].mean()) ** 2 + (columns - columns[part].mean()) ** 2
-            for part in (first, ~first)
-        )
-        nearer = one < other
-        if np.array_equal(nearer, first):
-            break
-        first = nearer
-    lung = np.zeros_like(mask)
-    lung[mask] = first
-    return lung, mask & ~lung
-
-
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Return a mask with its holes filled."""
-    if not mask.any():
-        return mask
-    box, filled = _box(mask, margin=0), mask.copy()
-    filled[box] = ndimage.binary_fill_holes(mask[box])
-    return filled
-
-
-def _centre(mask: np.ndarray) -> np.ndarray:
-    """Return the mean (row, column) of the pixels of a mask that is not empty."""
-    counts = (np.count_nonzero(mask, axis=axis) for axis in (1, 0))
-    return np.array([np.average(np.arange(n.size), weights=n) for n in counts])
-
-
-def _close(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Return the closing of a mask by a disc; pixels outside the image count as 0."""
-    if not mask.any():
-        return mask
-    pad, box, closed = int(radius) + 1, _box(mask, margin=0), mask.copy()
-    grown = ndimage.distance_transform_edt(~np.pad(mask[box], pad)) <= radius
-    shrunk = ndimage.distance_transform_edt(grown) > radius
-    closed[box] |= shrunk[pad:-pad, pad:-pad]
-    return closed
-
-
-def _open(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Return the opening of a mask by a disc; outside the image its edge pixels are repeated."""
-    pad = int(radius) + 1
-    core = ndimage.distance_transform_edt(np.pad(mask, pad, mode="edge")) > radius
-    if not core.any():
-        return np.zeros_like(mask)
-    opened = ndimage.distance_transform_edt(~core) <= radius
-    return opened[pad:-pad, pad:-pad] & mask
-
-
-def _costal_hull(lung: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the convex hull of one lung without its part towards the other (the mediastinum)."""
-    if not lung.any() or not other.any():
-        return lung
-    centre = _centre(lung)
-    outward = centre - _centre(other)
-    rows, columns = np.ogrid[: lung.shape[0], : lung.shape[1]]
-    along = (rows - centre[0]) * outward[0] + (columns - centre[1]) * outward[1]
-    box, hull = _box(lung, margin=0), np.zeros_like(lung)
-    hull[box] = _convex_hull(lung[box])
-    return hull & (along > -MEDIAL_REACH * along[lung].max())
-
-
-def _convex_hull(mask: np.ndarray) -> np.ndarray:
-    """Return the pixels whose centres are in the convex hull of a mask that is not empty.
-
-    The result is that of scikit-image's `convex_hull_image`, for which a pixel is the diamond of
-    the midpoints of its four edges. In each row the hull is one run of columns; computing its ends
-    takes a tenth of the time of testing every pixel.
-    """
-    rows = np.flatnonzero(mask.any(axis=1))
-    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
-    ends = np.concatenate([np.stack([rows, first], 1), np.stack([rows, last], 1)])
-    corners = ends[:, None] + np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
-    facets = ConvexHull(corners.reshape(-1, 2)).equations  # 0 or less for a point inside
-    along, across, offset = (column[:, None] for column in facets.T)
-    every = np.arange(rows[0], rows[-1] + 1)
-    with np.errstate(divide="ignore"):
-        edge = (ON_EDGE - offset - along * every) / across
-    left = np.where(across < 0, edge, -np.inf).max(axis=0)
-    right = np.where(across > 0, edge, np.inf).min(axis=0)
-    columns = np.arange(mask.shape[1])
-    hull = np.zeros_like(mask)
-    hull[every] = (columns >= left[:, None]) & (columns <= right[:, None])
-    return hull

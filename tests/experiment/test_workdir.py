@@ -62,7 +62,7 @@ def test_what_a_training_may_not_change(workdir, field):
     before = tree(workdir)
     old = SETTINGS.flat()[field]
     change = {bool: lambda: not old, str: lambda: f"{old}x", float: lambda: old / 2 + 0.001}
-    change[tuple] = lambda: old[::-1] + (1,)
+    change[tuple] = lambda: (*old, 1)
     new = change.get(type(old), lambda: old + 1)()
     with pytest.raises(ValueError) as refused:
         save_settings(SETTINGS.replace({field: new}), workdir, GOES_ON)

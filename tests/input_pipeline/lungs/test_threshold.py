@@ -6,7 +6,8 @@ from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from input_pipeline.io.read import read_image, read_mask
-from input_pipeline.lungs.threshold import _convex_hull, dilate, threshold_lung_mask
+from input_pipeline.lungs.outlines import convex_hull, dilate
+from input_pipeline.lungs.threshold import threshold_lung_mask
 from tests.support import SHARED
 
 REAL = SHARED / "data/covid_semiseg/TrainingSet"
@@ -156,7 +157,7 @@ def test_convex_hull_is_that_of_scikit_image():
         for _ in range(50):
             mask = rng.random(rng.integers(1, 40, size=2)) < density
             if mask.any():
-                np.testing.assert_array_equal(_convex_hull(mask), convex_hull_image(mask))
+                np.testing.assert_array_equal(convex_hull(mask), convex_hull_image(mask))
                 compared += 1
     assert compared > 150
 
