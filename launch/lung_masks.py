@@ -16,11 +16,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from input_pipeline.inference_slices import WINDOWED, read_hu
+from input_pipeline.inference_slices import WINDOWED
 from input_pipeline.io.find import find_scans
 from launch import cli
 from ssa_jax.experiment.batch import RunOptions
 from ssa_jax.experiment.lung_masks import METHODS, by_method, find_lungs
+from ssa_jax.experiment.segmentation import Reading
 from ssa_jax.experiment.weights import SUFFIXES
 
 
@@ -53,9 +54,7 @@ def main(arguments: list[str]) -> None:
         find_scans(options.inputs, series=options.series),
         options.out,
         by_method(method, options.weights),
-        read=lambda path: read_hu(
-            path, intensity=options.intensity, series=options.series, axes=options.axes
-        ),
+        reading=Reading(options.intensity, options.series, options.axes),
         options=RunOptions(options.overwrite, options.shard),
         echo=partial(print, flush=True),
     )

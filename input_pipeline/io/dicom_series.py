@@ -62,9 +62,9 @@ def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     _check_kind(images, path)
     groups = places(images)
     first = [group[0] for group in groups]
-    scan = _placed(_read_stack(groups, pixels, path, notes), first, path, notes)
-    _check_assumed(first, scan, path)
-    return scan
+    stack = _read_stack(groups, pixels, path, notes)
+    _check_assumed(first, stack.array, path)  # before padding counts as air
+    return _placed(stack, first, path, notes)
 
 
 def _without_scouts(images: list[Image], notes: list[str]) -> list[Image]:
@@ -205,13 +205,13 @@ def _tag_notes(images: Sequence[Image]) -> list[str]:
     return notes
 
 
-def _check_assumed(images: Sequence[Image], scan: Scan, path: Path) -> None:
+def _check_assumed(images: Sequence[Image], values: np.ndarray, path: Path) -> None:
     """Check that values without a stated rescale slope or intercept are Hounsfield units."""
     absent = [name for name in images[0].assumed if name in RESCALE]
     if not absent:
         return
     low, high = AIR_AND_LUNG_HU
-    share = float(((scan.voxels >= low) & (scan.voxels <= high)).mean())
+    share = float(((values >= low) & (values <= high)).mean())
     if share < LEAST_AIR:
         raise ValueError(
             f"{images[0].path}: has no {', '.join(absent)}, and {share:.1%} of the voxels of "

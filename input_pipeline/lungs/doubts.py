@@ -10,7 +10,7 @@ from input_pipeline.lungs.left_right import LEFT, RIGHT
 from input_pipeline.lungs.outlines import grown
 from input_pipeline.lungs.threshold import SATURATED, TISSUE_HU, saturated_share
 
-REMEDY = "look at the mask, and name a lung mask as --lungs DIR or use --lungs unet:WEIGHTS"
+REMEDY = "look at the mask; `predict --lungs` takes a folder of masks, or unet:WEIGHTS"
 NAMES = {RIGHT: "right", LEFT: "left"}
 LEAST_OF_OTHER = 0.5  # of the other lung's volume with air; healthy ones differ by a fifth
 LITRES = (0.8, 9.0)  # of both lungs of an adult, breathed out with disease to breathed in

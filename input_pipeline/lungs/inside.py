@@ -199,13 +199,13 @@ def dark_regions(
     outside[labels[np.ix_((0, -1), (0, -1))]] = True
     if fill is not None and air < np.inf:
         outside[labels[grown(rim, 1) & dark]] = True
-    around = sizes[outside].sum()
     airy = np.bincount(labels[smooth < air], minlength=count + 1) >= AIRY * sizes
     outside &= airy
+    around = sizes[outside].sum()
     fringe = 0 if fill is None else int(rim.sum())
     body = int(smooth.size - sizes[outside].sum()) - fringe
     if alone and (fill is not None or around >= SURROUNDED * smooth.size):
-        beside = airy & ~outside & (sizes >= MIN_SHARE / 2 * body)
+        beside = ~outside & (sizes >= MIN_SHARE / 2 * body)
         if beside.any():
             inside = np.bincount(labels[_body_hull(bright)], minlength=count + 1)
             outside |= beside & (2 * inside < sizes)

@@ -75,6 +75,7 @@ class Batch:
         table: name of the table in `out`, without its suffix.
         options: see `RunOptions`.
         also: second file of an input by the name of its result, whose change counts too.
+        stated: what the user states about the inputs; with another statement, a result is another.
 
     Raises:
         FileExistsError: `out` holds other files and no results.
@@ -92,12 +93,14 @@ class Batch:
         table: str,
         options: RunOptions,
         also: Mapping[str, Path] | None = None,
+        stated: str = "",
     ) -> None:
         part, parts = options.shard
         self._out = out
         self._suffix = "" if parts == 1 else f".{part}-of-{parts}"
         self._table = table
         self._also = also or {}
+        self._stated = f" ({stated})" if stated else ""
         self._overwrite = options.overwrite
         self._failed: dict[Path, str] = {}
         if options.overwrite and (out / record_name).exists():
@@ -161,7 +164,11 @@ class Batch:
         """
         result.save()
         path = self._own[name]
-        entry: dict[str, Any] = {"name": name, "input": str(path), "stamp": self._stamp(name, path)}
+        entry: dict[str, Any] = {
+            "name": name,
+            "input": f"{path}{self._stated}",
+            "stamp": self._stamp(name, path),
+        }
         entry |= {"files": list(result.files), "rows": [dict(row) for row in result.rows]}
         append_line(self._journal, json.dumps(entry))
         self._entries[name] = entry
@@ -215,9 +222,10 @@ class Batch:
         entry = self._entries.get(name)
         if entry is None or not all((self._out / file).exists() for file in entry["files"]):
             return False
-        if entry["input"] != str(path):
+        given = f"{path}{self._stated}"
+        if entry["input"] != given:
             raise ValueError(
-                f"{self._out}: holds {name} of {entry['input']}, expected that of {path}; name "
+                f"{self._out}: holds {name} of {entry['input']}, expected that of {given}; name "
                 "another --out folder, or start anew with --overwrite"
             )
         return entry["stamp"] == self._stamp(name, path)

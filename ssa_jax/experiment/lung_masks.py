@@ -10,11 +10,13 @@ import numpy as np
 from input_pipeline.inference_slices import find_lung_labels, read_lung_labels
 from input_pipeline.io.nifti import read_labels, write_nifti_mask
 from input_pipeline.io.scan import Scan
+from input_pipeline.lungs.doubts import lung_doubts
 from input_pipeline.lungs.lungmask_package import lungmask_lung_labels
 from input_pipeline.lungs.r231 import r231_lung_labels
 from input_pipeline.verified import file_sha256
 from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
 from ssa_jax.experiment.lesion_volumes import DECIMALS, missing_note, volume_ml
+from ssa_jax.experiment.segmentation import Reading
 from ssa_jax.experiment.weights import read_state_dict, require_fit
 from ssa_jax.models import unet
 
@@ -111,7 +113,7 @@ def find_lungs(
     out: Path,
     source: LungSource,
     *,
-    read: Callable[[Path], Scan],
+    reading: Reading,
     options: RunOptions,
     echo: Callable[[str], Any] = print,
 ) -> None:
@@ -121,7 +123,7 @@ def find_lungs(
         scans: by the mask's file name; a mask that exists is kept.
         out: folder to write to; masks in it must be of the same method and weights.
         source: the method.
-        read: reads a scan.
+        reading: what the user states about the scans.
         options: see `RunOptions`.
         echo: prints a line about each scan.
 
@@ -131,7 +133,13 @@ def find_lungs(
         OSError: a mask cannot be written.
     """
     batch = Batch(
-        out, scans, record=source.record, record_name=RECORD, table=TABLE, options=options
+        out,
+        scans,
+        record=source.record,
+        record_name=RECORD,
+        table=TABLE,
+        options=options,
+        stated=str(reading),
     )
 
     def find(name: str, path: Path) -> Finished:
@@ -140,10 +148,10 @@ def find_lungs(
             there = read_labels(target, (0, 1, 2))
             row = _volumes(path, there.voxels, there) | {"notes": "the mask was there already"}
             return Finished([row], (name,), line=_in_words(row))
-        scan = read(path)
-        _check(scan, path)
+        scan = reading.read_hu(path)
         labels = source.labels(scan, name)
-        notes = [*scan.notes, *missing_note(labels, scan)]
+        doubts = lung_doubts(labels, scan.voxels, scan.spacing)
+        notes = [*scan.notes, *missing_note(labels, scan), *doubts]
         print_notes(path, notes)
         row = _volumes(path, labels, scan) | {"notes": "; ".join(notes)}
         save = partial(write_nifti_mask, target, labels, scan)
@@ -176,17 +184,6 @@ def _from_folder(folder: Path, scan: Scan, name: str) -> np.ndarray:
             f"{folder}: no {name}, expected a lung mask of that name; `ssa-jax lung_masks` makes it"
         )
     return read_lung_labels(folder / name, scan)
-
-
-def _check(scan: Scan, path: Path) -> None:
-    """Check that a scan is in HU and that its place in the patient is known."""
-    if scan.intensity != "hu":
-        raise ValueError(f"{path}: holds 8-bit grey values, expected a scan in HU")
-    if scan.affine is None:
-        raise ValueError(
-            f"{path}: its spacing is unknown, expected one to write a NIfTI mask; convert it to "
-            "NIfTI"
-        )
 
 
 def _volumes(path: Path, labels: np.ndarray, scan: Scan) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from input_pipeline.inference_slices import (
 from input_pipeline.io.find import is_picture_name
 from input_pipeline.io.scan import Scan
 from input_pipeline.loader import eval_batches
+from input_pipeline.lungs.doubts import lung_doubts, picture_doubts
 from input_pipeline.preprocess import Preprocessing, from_grid, normalize
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
@@ -186,7 +187,8 @@ class Network:
                 bar.update()
         removed = remove_outside_lungs(labels, lung)
         prob = tuple(kept) if keep_prob else None
-        notes = (*scan.notes, *missing_note(lung, scan))
+        doubts = lung_doubts(lung, scan.voxels, scan.spacing)
+        notes = (*scan.notes, *missing_note(lung, scan), *doubts)
         return Segmentation(
             self.class_names, scan, lung, removed, drawn, notes, self._made_by, labels, prob
         )
@@ -199,8 +201,9 @@ class Network:
         """
         prob = (((slice(None), slice(None)), prediction.prob),)
         lung, labels = prediction.slice.lung, prediction.labels
+        notes = () if lung is None else tuple(picture_doubts(prediction.slice.image, lung))
         return Segmentation(
-            self.class_names, None, lung, np.zeros(0), (), (), self._made_by, labels, prob
+            self.class_names, None, lung, np.zeros(0), (), notes, self._made_by, labels, prob
         )
 
     def picture(self, prediction: SlicePrediction, title: str) -> SlicePicture:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline.files import write_bytes
-from input_pipeline.inference_slices import PictureSlices, read_hu
+from input_pipeline.inference_slices import PictureSlices
 from input_pipeline.io.find import output_names
 from input_pipeline.io.scan import Scan
 from ssa_jax.evaluation.scoring import SlicePrediction
@@ -83,10 +83,11 @@ def predict_scans(
         table=SCANS_TABLE,
         options=wanted.run,
         also={name: source.folder / name for name in scans} if source.folder else None,
+        stated=str(reading),
     )
 
     def segment(name: str, path: Path) -> Finished:
-        scan = read_hu(path, intensity=reading.intensity, series=reading.series, axes=reading.axes)
+        scan = reading.read_hu(path)
         result = _segment(net, scan, name, source, wanted)
         print_notes(path, result.notes)
         row = {"file": str(path)} | rounded(result.volumes)
@@ -214,13 +215,17 @@ def _finished_picture(
     mask, overlay = output_names(source)
     names = (mask, overlay) if pictures else (mask,)
 
+    result = net.picture_segmentation(prediction)
+    print_notes(source, result.notes)
+
     def save() -> None:
-        net.picture_segmentation(prediction).save(out / mask)
+        result.save(out / mask)
         if pictures:
             sheet = contact_sheet(
                 [net.picture(prediction, source.name)], class_names=net.class_names
             )
             write_bytes(out / overlay, png_bytes(sheet))
 
-    row = lesion_areas(prediction, net.class_names) | {"network": str(net.provenance)}
+    row = lesion_areas(prediction, net.class_names)
+    row |= {"network": str(net.provenance), "notes": "; ".join(result.notes)}
     return Finished([row], names, save)

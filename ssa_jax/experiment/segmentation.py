@@ -43,6 +43,23 @@ class Reading(NamedTuple):
     axes: str | None = None
     spacing: Sequence[float] | None = None
 
+    def __str__(self) -> str:
+        """Name what is stated, for a folder's journal; '' if nothing is."""
+        stated = {name: value for name, value in self._asdict().items() if value is not None}
+        return ", ".join(f"{name} {value}" for name, value in stated.items())
+
+    def read_hu(self, path: Path) -> Scan:
+        """Read a scan in HU, see `inference_slices.read_hu`.
+
+        Args:
+            path: NIfTI file, DICOM file or folder.
+
+        Raises:
+            ValueError: the file cannot be used; the message names it.
+            OSError: it cannot be opened.
+        """
+        return read_hu(path, intensity=self.intensity, series=self.series, axes=self.axes)
+
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
@@ -218,8 +235,7 @@ def read_source(source: Any, reading: Reading) -> Scan:
         OSError: a file cannot be opened.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
-        return read_hu(path, intensity=reading.intensity, series=reading.series, axes=reading.axes)
+        return reading.read_hu(Path(source))
     stored = stored_intensity(reading.intensity)
     if stored is None:
         raise ValueError("intensity is not stated; expected 'hu', or 'windowed' for grey values")

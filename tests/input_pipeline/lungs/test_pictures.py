@@ -79,14 +79,12 @@ def test_lungs_that_the_circle_cuts_stay():
         assert dsc(found(cut), lungs & circle) > 0.96
 
 
-def test_in_hu_they_stay_even_without_chest_wall():
-    """Air outside is darker than lung; in 8 bits nothing says which of the two is dark."""
+def test_in_a_scan_they_stay_even_without_chest_wall():
+    """Air outside is darker than lung; in a lone slice it could be a cushion or clothes."""
     hu, lungs, _ = thorax(lesion=False)
     circle = disc(hu.shape, (75, 110), (60, 88))
     assert (lungs & ~circle).sum() > 1000
     cut = np.where(circle, hu, -1024).astype(np.int16)
-    mask = threshold_lung_mask(cut, intensity="hu", dilation=0) > 0
-    assert dsc(mask, lungs & circle) > 0.95
     scan = volume_lung_mask(np.stack([cut] * 3), spacing=(5.0, 1.5, 1.5), dilation=0)
     assert dsc(scan[1] > 0, lungs & circle) > 0.95
 
