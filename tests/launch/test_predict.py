@@ -218,7 +218,7 @@ def test_lung_masks_that_do_not_fit(tmp_path, workdir, capsys):
 
 def test_a_network_of_files_finds_the_lungs_itself(tmp_path, workdir, capsys):
     image = np.random.default_rng(0).integers(190, 210, (96, 96)).astype(np.uint8)
-    image[30:60, 15:40] = image[30:60, 55:80] = 30
+    image[30:60, 15:40] = image[30:60, 55:80] = image[30:60, 15:40] - 170
     path = save(tmp_path / "a.png", image)
     out = tmp_path / "out"
     work = workdir(lung_mask="file")

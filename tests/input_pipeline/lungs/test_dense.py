@@ -9,7 +9,7 @@ from input_pipeline.lungs.outlines import beside_mediastinum
 from input_pipeline.lungs.threshold import volume_lung_mask
 from tests.lung_curve import SPACING, chest, diseased, scores
 
-REMEDY = "name a lung mask as --lungs DIR or use --lungs unet:WEIGHTS"
+REMEDY = "look at the mask; `predict --lungs` takes a folder of masks, or unet:WEIGHTS"
 
 
 @pytest.fixture(scope="module")
