@@ -13,6 +13,7 @@ from launch import cli, predict
 from ssa_jax.evaluation.inference import Output
 from ssa_jax.experiment import network as networks
 from ssa_jax.experiment import workdir as workdirs
+from ssa_jax.experiment.lesion_volumes import rounded
 from ssa_jax.experiment.settings import Settings
 from tests.support.phantom_chest import SPACING, chest
 
@@ -64,7 +65,7 @@ def test_command_path_image_and_array_give_one_mask(
     np.testing.assert_array_equal(turned.labels, written.transpose(2, 1, 0))
     with (out / "volumes.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert {name: str(value) for name, value in result.volumes.items()} == {
+    assert {name: str(value) for name, value in rounded(result.volumes).items()} == {
         name: value for name, value in row.items() if name not in ("file", "network", "notes")
     }
     voxel = np.prod(SPACING) / 1000

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import ssa_jax
 from configs import base
 from launch import cli
 from launch.import_torch import main
@@ -95,7 +96,9 @@ def test_the_command_reads_safetensors(tmp_path, state_dict, capsys):
     variables, _ = workdir.trained_variables(settings, tmp_path / "work", "best")
     stem = state_dict["firstconv.0.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(variables["params"]["encoder"]["stem"]["kernel"], stem)
-    assert [p.name for p in sorted((tmp_path / "work").iterdir())] == ["checkpoints", "config.json"]
+    names = [path.name for path in sorted((tmp_path / "work").iterdir())]
+    assert names == ["checkpoints", "config.json", "training.json"]
+    assert ssa_jax.load(tmp_path / "work").provenance.data == "imported from w.safetensors"
 
 
 def test_pth_files_with_a_wrapped_state_dict(tmp_path, state_dict):
