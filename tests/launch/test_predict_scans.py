@@ -96,6 +96,7 @@ def upright(image: nib.Nifti1Image) -> np.ndarray:
     return nib.orientations.apply_orientation(np.asarray(image.dataobj), turn)
 
 
+@pytest.mark.slow
 def test_the_mask_lies_where_the_lesion_is_in_every_orientation(tmp_path, workdir, capsys, scan):
     for number, (order, signs) in enumerate(ORDERS):
         name = f"scan{number:02d}.nii.gz"

@@ -92,6 +92,7 @@ def test_pair_losses_against_numpy():
     np.testing.assert_allclose(attention_loss_terms(energies), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_stop_gradient_leaves_the_deeper_map_alone():
     rng = np.random.default_rng(0)
     energies = [rng.random((2, n, n)).astype(np.float32) * 3 for n in (8, 4, 2)]

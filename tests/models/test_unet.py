@@ -28,6 +28,7 @@ def log_prob(model, variables, slices):
     return np.asarray(jax.nn.log_softmax(logits)).transpose(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_network_equals_the_numbers_of_lungmask(state_dict):
     """The file was written with lungmask 0.2.22 and PyTorch 2.13.0 by this recipe.
 
@@ -83,6 +84,7 @@ def test_parameters_are_those_of_the_publication_less_what_never_runs(state_dict
     assert count == 31_054_275 - unused
 
 
+@pytest.mark.slow
 def test_labels_are_the_largest_output(monkeypatch, narrow):
     model, entries = narrow
     monkeypatch.setattr("ssa_jax.models.unet.LungUNet", lambda: model)

@@ -62,6 +62,7 @@ def forms(monkeypatch):
     return used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "narrow", "implementation", "form"),
     [
@@ -159,6 +160,7 @@ def test_transposed_conv_adds_its_bias_and_refuses_other_sizes():
         TransposedConv(2, 5).init(jax.random.key(0), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, -10.0])
 def test_max_pool(shift):
     # All negative in the second case: padding must not win.

@@ -41,6 +41,7 @@ def by_definition(row, kernel):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "size", "positions"), FORMS, ids=str)
 def test_value_and_gradients_in_float64(form, size, positions):
     rng = np.random.default_rng(size * positions)

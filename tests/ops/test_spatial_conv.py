@@ -63,6 +63,7 @@ def test_published_output_after_every_pass(theirs, impl):
         assert golden.relative_error(run(x, so_far), expected) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_published_gradients(theirs, impl):
     x, cotangent = (golden.nhwc(theirs[f"{name}_nchw"]) for name in ("x", "cotangent"))
@@ -94,6 +95,7 @@ def test_equation_5_as_a_loop(shape, size, impl):
     np.testing.assert_allclose(y, equation_5(x, kernels), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [1, 3])
 @pytest.mark.parametrize("impl", ["filtered", "custom_vjp", "scan"])
 @pytest.mark.parametrize(("shape", "size"), [((2, 5, 7, 4), 5), ((4, 8, 4, 4), 9)])
@@ -112,6 +114,7 @@ def test_scans_agree_with_the_unrolled_loop_in_value_and_gradient(shape, size, i
         assert golden.relative_error(ours, theirs) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_bfloat16_stays_close_to_the_published_numbers(theirs, impl):
     x, cotangent = (golden.nhwc(theirs[f"{name}_nchw"]) for name in ("x", "cotangent"))

@@ -77,6 +77,7 @@ def test_a_slice_is_what_the_docstring_says() -> None:
         assert 1.4 < item.spacing[0] == item.spacing[1] < 2.2
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_table_1(labelled: Labelled) -> None:
     slices = [item for split in labelled.values() for item in split]
     masks = np.stack([item.mask for item in slices])  # type: ignore[misc]
