@@ -91,6 +91,7 @@ def test_double_resolution(monkeypatch, forms, size, shape, narrow, implementati
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "features", "size", "stride", "dtype", "form"),
     [

@@ -23,6 +23,8 @@ from input_pipeline.datasets.ct_phantom.patients import (
 )
 from input_pipeline.slices import Slice
 
+pytestmark = pytest.mark.slow
+
 Labelled = dict[str, list[Slice]]
 
 
@@ -77,7 +79,6 @@ def test_a_slice_is_what_the_docstring_says() -> None:
         assert 1.4 < item.spacing[0] == item.spacing[1] < 2.2
 
 
-@pytest.mark.slow
 def test_shares_are_those_of_table_1(labelled: Labelled) -> None:
     slices = [item for split in labelled.values() for item in split]
     masks = np.stack([item.mask for item in slices])  # type: ignore[misc]
