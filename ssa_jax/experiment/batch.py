@@ -76,6 +76,7 @@ class Batch:
         options: see `RunOptions`.
         also: second file of an input by the name of its result, whose change counts too.
         stated: what the user states about the inputs; with another statement, a result is another.
+        stays: whether the folder stays after the run, so that its tables are worth naming.
 
     Raises:
         FileExistsError: `out` holds other files and no results.
@@ -94,12 +95,14 @@ class Batch:
         options: RunOptions,
         also: Mapping[str, Path] | None = None,
         stated: str = "",
+        stays: bool = True,
     ) -> None:
         part, parts = options.shard
         self._out = out
         self._suffix = "" if parts == 1 else f".{part}-of-{parts}"
         self._table = table
         self._also = also or {}
+        self._stays = stays
         self._stated = f" ({stated})" if stated else ""
         self._overwrite = options.overwrite
         self._failed: dict[Path, str] = {}
@@ -267,10 +270,11 @@ class Batch:
         lines = [f"  {path}: {reason}" for path, reason in self._failed.items()]
         if len(lines) > LISTED:
             lines[LISTED:] = [f"  and {len(lines) - LISTED} more"]
-        head = (
-            f"{len(self._failed)} of {len(self.missing) + self.done} inputs failed, see "
-            f"{self._out / f'{ERRORS}{self._suffix}.csv'}; the same command tries them again:"
-        )
+        head = f"{len(self._failed)} of {len(self.missing) + self.done} inputs failed"
+        if self._stays:
+            table = self._out / f"{ERRORS}{self._suffix}.csv"
+            head += f", see {table}; the same command tries them again"
+        head += ":"
         return "\n".join([head, *lines])
 
 

@@ -130,6 +130,7 @@ def score_folders(
             table="cases",
             options=options,
             also={name: true for name, (true, _) in pairs.items()},
+            stays=out is not None,
         )
 
         def measure(name: str, prediction: Path) -> Finished:

@@ -46,7 +46,9 @@ def fail(capsys, text: str, folder: Path) -> None:
     """The bad case is left out and said; the other is scored."""
     pair = ("--pred", folder / "pred", "--truth", folder / "truth")
     status, out, errors = run(capsys, *pair, "--out", folder / "out")
-    assert status == 3 and text in errors and "1 of 2 inputs failed" in errors, errors
+    assert status == 3 and text in errors and "1 of 2 inputs failed, see " in errors, errors
+    status, out, errors = run(capsys, *pair)
+    assert status == 3 and "1 of 2 inputs failed:\n" in errors, errors
     assert "HD95 (mm)" in out
     assert json.loads((folder / "out" / "metrics.json").read_text())["cases"] == 1
 
