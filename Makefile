@@ -12,7 +12,7 @@ demo: $(VENV)/runtime
 test: $(VENV)/development
 	$(PYTEST)
 
-# For every save, two to three minutes on two cores: what takes longer is marked `slow`.
+# For every save, about two minutes on two cores: what takes longer is marked `slow`.
 test-fast: $(VENV)/development
 	$(PYTEST) -m "not slow"
 
