@@ -161,6 +161,29 @@ def shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that state what scans are: `--intensity`, `--series` and `--axes`.
+
+    Args:
+        parser: of the command.
+    """
+    from input_pipeline.inference_slices import WINDOWED
+
+    parser.add_argument(
+        "--intensity",
+        choices=("hu", WINDOWED),
+        help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
+    )
+    parser.add_argument(
+        "--series",
+        help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
+        "2 of series 3",
+    )
+    parser.add_argument(
+        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
+    )
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run of many inputs, `--overwrite` and `--shard`.
 

@@ -16,7 +16,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from input_pipeline.inference_slices import WINDOWED
 from input_pipeline.io.find import find_scans
 from launch import cli
 from ssa_jax.experiment.batch import RunOptions
@@ -34,19 +33,7 @@ def main(arguments: list[str]) -> None:
         "--method", choices=METHODS, help="how [unet where --weights is given, else threshold]"
     )
     parser.add_argument("--weights", type=Path, help=f"R231 weights: {', '.join(SUFFIXES)}")
-    parser.add_argument(
-        "--intensity",
-        choices=("hu", WINDOWED),
-        help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
-    )
-    parser.add_argument(
-        "--series",
-        help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
-        "2 of series 3",
-    )
-    parser.add_argument(
-        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
-    )
+    cli.add_reading_flags(parser)
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
     method = options.method or ("unet" if options.weights else "threshold")

@@ -23,7 +23,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from input_pipeline.inference_slices import WINDOWED
 from input_pipeline.io.find import find_pictures, find_scans, holds_pictures
 from launch import cli
 from ssa_jax.experiment.batch import RunOptions
@@ -54,19 +53,7 @@ def main(arguments: list[str]) -> None:
         "scan, NAME.png (0 and 1, or 255) of a picture",
     )
     parser.add_argument("--lung-dir", dest="lungs", help=argparse.SUPPRESS)  # its name before
-    parser.add_argument(
-        "--intensity",
-        choices=("hu", WINDOWED),
-        help="what NIfTI files hold: Hounsfield units, or 0..255 of the window -1250..250 HU",
-    )
-    parser.add_argument(
-        "--series",
-        help="of a DICOM folder that holds several: number, description or UID; 3:2 is acquisition "
-        "2 of series 3",
-    )
-    parser.add_argument(
-        "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
-    )
+    cli.add_reading_flags(parser)
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")

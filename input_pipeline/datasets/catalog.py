@@ -1,18 +1,14 @@
 """Build each data set once into array_record files, and read its slices by index."""
 
-import contextlib
 import hashlib
-import io
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from input_pipeline.datasets import covid_semiseg
 from input_pipeline.datasets.covid19_ct_seg import Covid19CtSeg
@@ -23,19 +19,19 @@ from input_pipeline.datasets.folder import Folder
 from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
 from input_pipeline.datasets.patients_table import PATIENTS
+from input_pipeline.datasets.record_slices import RecordSlices
 from input_pipeline.datasets.report import Report
 from input_pipeline.datasets.volume_builder import VolumeBuilder
 from input_pipeline.datasets.volumes import Options
-from input_pipeline.files import remove, remove_killed, temporary_name, write_json
+from input_pipeline.datasets.writing import move_into_place, scratch_folder, write_records
+from input_pipeline.files import write_json
 from input_pipeline.io.nifti_header import files_of
 from input_pipeline.io.scan import axes_affine
-from input_pipeline.records import Records, open_folder, text_of, write_hashes
-from input_pipeline.slices import LazySequence, Slice
+from input_pipeline.records import Records, open_folder, write_hashes
+from input_pipeline.slices import Slice
 
 UNLABELLED = "unlabelled"
-SHARD_SLICES = 512  # records in each file
 MEND = "remove its folder and build the data set again"  # if records are damaged
-BUILDING = "building"  # stem of the temporary folder in which records are built
 # Beside the records, the card of the data set: a hash of the files that they were built from, what
 # the user stated, and what was noticed while the files were read.
 SOURCE_FILE = "source.json"
@@ -151,15 +147,15 @@ def build(
     if source_dir is not None and DATASETS[name].builder is CovidSemiseg:
         _check_pictures(source_dir, task, report)
         report.raise_faults(source_dir)
-    with _scratch(data_dir) as scratch:
+    with scratch_folder(data_dir) as scratch:
         builder = _builder(name, source_dir, scratch, task, options, report)
-        _prepare(builder, progress)
+        write_records(builder, progress)
         report.raise_faults(source_dir or data_dir)
         built = Path(builder.data_dir)
         write_hashes(built, builder.info.splits, MEND)
         card = {"sha256": source, "notes": report.notes, "axes": options.axes}
         write_json(built / SOURCE_FILE, card | {"labels": options.labels})
-        _move(built, target, scratch)
+        move_into_place(built, target, scratch)
     return True
 
 
@@ -267,45 +263,6 @@ def split_names(name: str, *, data_dir: Path, task: str) -> list[str]:
         ValueError: there is no such data set or task, or it is not built.
     """
     return list(_splits(_built(name, data_dir, task)))
-
-
-class RecordSlices(LazySequence[Slice]):
-    """The slices of one built split, decoded each time they are accessed.
-
-    Args:
-        source: the records.
-        labelled: whether their masks are labels.
-        binary: whether to read both lesion classes as 1.
-    """
-
-    def __init__(self, source: Sequence[dict[str, Any]], labelled: bool, binary: bool) -> None:
-        self._source = source
-        self._labelled = labelled
-        self._binary = binary
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def _item(self, index: int) -> Slice:
-        record = self._source[index]
-        mask = record["mask"] if self._labelled else None
-        if mask is not None and self._binary:
-            mask = (mask > 0).astype(mask.dtype)
-        return Slice(
-            image=record["image"],
-            mask=mask,
-            lung=record.get("lung"),
-            id=text_of(record["id"]),
-            patient=text_of(record["patient"]),
-            spacing=_spacing(record.get("spacing")),
-            volume=text_of(record.get("volume", "")) or None,
-            slice_spacing=float(record.get("slice_spacing", 0)) or None,
-        )
-
-
-def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return a record's spacing; None if it is absent or 0."""
-    return None if value is None or not value[0] else (float(value[0]), float(value[1]))
 
 
 def _records(name: str, split: str, data_dir: Path, task: str) -> Records:
@@ -420,62 +377,3 @@ def _options(card: dict[str, Any]) -> Options:
         card.get("axes"),
         None if labels is None else {int(label): index for label, index in labels.items()},
     )
-
-
-@contextlib.contextmanager
-def _scratch(data_dir: Path) -> Iterator[Path]:
-    """Provide a temporary folder inside `data_dir`; remove it, and an empty `data_dir`, at the end.
-
-    Args:
-        data_dir: folder for the records of all data sets; made if it does not exist.
-    """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    remove_killed(data_dir, BUILDING)
-    scratch = temporary_name(data_dir / BUILDING)
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        remove(scratch)
-        with contextlib.suppress(OSError):
-            data_dir.rmdir()  # only an empty folder is removed
-
-
-def _prepare(builder: tfds.core.DatasetBuilder, progress: bool) -> None:
-    """Write the records without the messages that TFDS prints."""
-    if isinstance(builder, VolumeBuilder):
-        _write_in_order(builder, progress)
-        return
-    if progress:
-        tfds.enable_progress_bar()
-    else:
-        tfds.disable_progress_bar()
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_config=config)
-
-
-def _write_in_order(builder: VolumeBuilder, progress: bool) -> None:
-    """Write each record as soon as it is made.
-
-    TFDS itself would collect a whole split in memory, and use TensorFlow for more than 1 GB.
-    """
-    Path(builder.data_dir).mkdir(parents=True)
-    writer = tfds.core.SequentialWriter(
-        builder.info, max_examples_per_shard=SHARD_SLICES, file_format="array_record"
-    )
-    for split, examples in builder.examples().items():
-        if not builder.report.faults:
-            writer.initialize_splits([split])
-        for example in tqdm(examples, split, unit=" slices", leave=False, disable=not progress):
-            writer.add_examples({split: [example]})
-    if not builder.report.faults:
-        writer.close_all()
-
-
-def _move(built: Path, target: Path, scratch: Path) -> None:
-    """Move finished records to `target`, and records that they replace to the temporary folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        os.replace(target, scratch / "old")
-    os.replace(built, target)

@@ -14,7 +14,8 @@ from input_pipeline.io.doubts import value_doubts
 from input_pipeline.io.nifti import SUFFIXES, read_labels, read_nifti, same_grid
 from input_pipeline.io.read import SUFFIXES as PICTURES
 from input_pipeline.io.read import read_mask, read_scan
-from input_pipeline.io.scan import Scan, Stack, name_of, upright
+from input_pipeline.io.scan import Scan, name_of, upright
+from input_pipeline.io.stack import Stack
 
 UNKNOWN_LABEL = "change the labels or name another file"
 

@@ -19,7 +19,8 @@ from input_pipeline.io.dicom_header import POSITION, RESCALE
 from input_pipeline.io.dicom_pixels import PixelReader
 from input_pipeline.io.dicom_slices import find_slices
 from input_pipeline.io.dicom_stack import affine_of, lay_out, line_of, lone_step, notes_of
-from input_pipeline.io.scan import Scan, Stack, oriented
+from input_pipeline.io.scan import Scan, oriented
+from input_pipeline.io.stack import Stack
 
 AIR_AND_LUNG_HU = (-1100, -300)
 LEAST_AIR = 0.005  # share of the voxels of a chest that are air or lung

@@ -24,7 +24,8 @@ from input_pipeline.io.nifti_header import (
     read_header,
     voxel_offset,
 )
-from input_pipeline.io.scan import Scan, Stack, grid_shape, oriented, to_file_grid
+from input_pipeline.io.scan import Scan, grid_shape, oriented, to_file_grid
+from input_pipeline.io.stack import Stack
 
 WRITTEN = (".nii", ".nii.gz")
 SUFFIXES = (*WRITTEN, *HEADERS)  # of the files in a folder that stand for volumes

@@ -16,15 +16,8 @@ from PIL import Image
 
 from input_pipeline.io import dicom_file, dicom_series, nifti, nifti_header
 from input_pipeline.io.archive import archive_of, unpacked
-from input_pipeline.io.scan import (
-    Scan,
-    Stack,
-    axes_affine,
-    check_intensity,
-    name_of,
-    oriented,
-    upright,
-)
+from input_pipeline.io.scan import Scan, axes_affine, name_of, oriented, upright
+from input_pipeline.io.stack import Stack, check_intensity
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GREY_MODES = ("1", "L")

@@ -35,7 +35,7 @@ def measure(settings: Settings, steps: int, repeats: int, out: Path) -> None:
     data.build_records(settings)
     slices = data.open_split(settings, data.TRAIN)
     batches = _batches(settings, slices)
-    epoch = steps_of(settings, slices)
+    epoch = steps_of(settings, len(slices))
     start = time.perf_counter()
     for _ in range(epoch):
         next(batches)

@@ -24,6 +24,7 @@ from input_pipeline.verified import keep_record
 
 JOURNAL = ".results"
 ERRORS = "errors"
+ENTRY = ("name", "input", "stamp", "files", "rows")  # what a line of the journal holds
 LISTED = 20  # failures printed at the end; `errors.csv` holds all
 INPUT_ERRORS = (ValueError, OSError, MemoryError)  # what a bad input raises
 
@@ -213,7 +214,7 @@ class Batch:
             for number, line in enumerate(read_lines(path), start=1):
                 try:
                     entry = json.loads(line)
-                    entries[entry["name"]] = {key: entry[key] for key in _KEYS}
+                    entries[entry["name"]] = {key: entry[key] for key in ENTRY}
                 except (ValueError, TypeError, KeyError):
                     raise ValueError(
                         f"{path}: line {number} is damaged; start anew with --overwrite"
@@ -287,9 +288,6 @@ def print_notes(path: Path, notes: Iterable[str]) -> None:
     """
     for note in notes:
         print(f"{path}: {note}", file=sys.stderr)
-
-
-_KEYS = ("name", "input", "stamp", "files", "rows")
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,16 +1,17 @@
 """What a network was trained on, as its masks and tables say it."""
 
-import json
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline.files import write_json
+from input_pipeline.verified import read_signed, signed
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.state import Variables, weights_sha256
 
 FILE = "training.json"
 PHANTOMS = ("ct_phantom",)  # data sets of made-up chests
+MEND = "restore it from a copy, or remove it"
 SHOWN = 12  # characters of a hash that are shown
 
 
@@ -53,8 +54,7 @@ def keep_training(workdir: Path, settings: Settings, *, slices: int) -> None:
         OSError: the note cannot be written.
     """
     if not (workdir / FILE).exists():
-        today = date.today().isoformat()
-        _write(workdir, {"data": settings.data.name, "slices": slices, "date": today})
+        _write(workdir, settings.data.name, slices)
 
 
 def keep_import(workdir: Path, source: Path) -> None:
@@ -67,8 +67,7 @@ def keep_import(workdir: Path, source: Path) -> None:
     Raises:
         OSError: the note cannot be written.
     """
-    today = date.today().isoformat()
-    _write(workdir, {"data": f"imported from {source.name}", "slices": None, "date": today})
+    _write(workdir, f"imported from {source.name}", None)
 
 
 def read_provenance(workdir: Path, settings: Settings, variables: Variables) -> Provenance:
@@ -86,13 +85,14 @@ def read_provenance(workdir: Path, settings: Settings, variables: Variables) -> 
     path = workdir / FILE
     note: dict[str, Any] = {"data": settings.data.name, "slices": None, "date": None}
     if path.exists():
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-            note = {name: read[name] for name in note}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: damaged ({error}); remove it") from None
+        read = read_signed(path, MEND)
+        if missing := [name for name in note if name not in read]:
+            raise ValueError(f"{path}: has no {', '.join(missing)}; {MEND}")
+        note = {name: read[name] for name in note}
     return Provenance(**note, weights=weights_sha256(variables), phantoms=note["data"] in PHANTOMS)
 
 
-def _write(workdir: Path, note: dict[str, Any]) -> None:
-    write_json(workdir / FILE, note)
+def _write(workdir: Path, data: str, slices: int | None) -> None:
+    """Write the note of a network that begins today."""
+    note = {"data": data, "slices": slices, "date": date.today().isoformat()}
+    write_json(workdir / FILE, signed(note))

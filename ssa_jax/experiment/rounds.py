@@ -171,7 +171,7 @@ def _train(run: Run, number: int) -> Row:
             losses=losses,
             variables=_start(run, number),
             commit=commit,
-            steps_per_epoch=steps_of(settings, run.slices.training) if same else None,
+            steps_per_epoch=steps_of(settings, len(run.slices.training)) if same else None,
             quiet=run.quiet,
             what=f"round {number}",
         )

@@ -131,7 +131,7 @@ def train_on(
     Raises:
         As `train`.
     """
-    steps_per_epoch = steps_per_epoch or steps_of(settings, training)
+    steps_per_epoch = steps_per_epoch or steps_of(settings, len(training))
     schedule, optimizer = factory.optimizer(settings, steps_per_epoch)
     step = make_step(settings, optimizer, losses, steps_per_epoch)
     batches = _batches(settings, training)
@@ -231,14 +231,14 @@ def make_step(
     )
 
 
-def steps_of(settings: Settings, training: Sequence[Slice]) -> int:
+def steps_of(settings: Settings, slices: int) -> int:
     """Return the number of steps of one pass over the training slices.
 
     Args:
         settings: whose `train.batch_size` is read.
-        training: the slices.
+        slices: number of the slices.
     """
-    return -(-len(training) // settings.train.batch_size)
+    return -(-slices // settings.train.batch_size)
 
 
 def check_start(settings: Settings, slices: int) -> None:
@@ -252,7 +252,7 @@ def check_start(settings: Settings, slices: int) -> None:
         ValueError: a warm-up as long as the training, or `train.init_from` is of another network.
         FileNotFoundError: the workdir `train.init_from` has no network.
     """
-    factory.optimizer(settings, -(-slices // settings.train.batch_size))
+    factory.optimizer(settings, steps_of(settings, slices))
     if settings.train.init_from:
         initial_variables(settings)
 

@@ -46,8 +46,8 @@ def test_unlabelled_phantoms_show_no_mask_but_their_lung(data_dir):
 
 
 def test_built_once_and_again_when_the_phantoms_change(data_dir, monkeypatch):
-    prepare, calls = catalog._prepare, []
-    monkeypatch.setattr(catalog, "_prepare", lambda *a: (calls.append(a), prepare(*a)))
+    prepare, calls = catalog.write_records, []
+    monkeypatch.setattr(catalog, "write_records", lambda *a: (calls.append(a), prepare(*a)))
     build(data_dir)
     assert not calls
     monkeypatch.setitem(patients.SPLITS, "train", 2)

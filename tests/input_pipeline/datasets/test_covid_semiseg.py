@@ -132,7 +132,7 @@ def test_without_testing_set_there_is_no_test_split(source, data_dir):
 
 def test_built_once(source, data_dir, monkeypatch):
     build(source, data_dir)
-    monkeypatch.setattr(catalog, "_prepare", None)  # building again would fail
+    monkeypatch.setattr(catalog, "write_records", None)  # building again would fail
     build(source, data_dir)
     catalog.build(NAME, source_dir=None, data_dir=data_dir, task="binary")
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline.datasets import catalog
+from input_pipeline.datasets import catalog, writing
 from input_pipeline.datasets.folder import Folder
 from input_pipeline.datasets.volume_builder import crop_window
 from input_pipeline.preprocess import unwindowed, windowed
@@ -69,7 +69,7 @@ def build(name: str, folder: Path, task: str = "binary") -> Path:
 
 
 def test_covid19_ct_seg_keeps_every_slice_in_hu(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "SHARD_SLICES", 5)  # several files, read in their order
+    monkeypatch.setattr(writing, "SHARD_SLICES", 5)  # several files, read in their order
     made = save_ct_seg(tmp_path)
     data_dir = build("covid19_ct_seg", tmp_path)
     slices = catalog.open_split("covid19_ct_seg", "train", data_dir=data_dir, task="binary")
