@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.self_train = _self_train()
     config.eval = _eval()
     config.augment = _augment()
+    config.mixing = _mixing()
     return config.lock()
 
 
@@ -98,6 +99,9 @@ def _train() -> ConfigDict:
     train.epochs = 150  # sec. 4.3.1
     train.validate_every = 1  # epochs between validations and checkpoints
     train.mapping = "pmap"  # or 'shard_map'; the same numbers
+    # Whether the moving average labels an unlabelled slice for each labelled one in every step, by
+    # self_train.eta, pseudo_weight, pseudo_ramp_epochs, strong_intensity and mixing.cutmix.
+    train.consistency = False
     train.init_from = ""  # workdir whose best network gives the initial weights; '' draws them
     return train
 
@@ -112,6 +116,14 @@ def _self_train() -> ConfigDict:
     loop.soft = False  # whether a pixel's weight is its pseudo-label's probability
     loop.warm_start = False  # start a round from the last one's weights, not from fresh ones
     loop.same_steps = False  # as many steps in every round as in the first
+    loop.labelled_share = 0.0  # of labelled slices in every batch; 0 draws all slices alike
+    loop.pseudo_weight = 1.0  # of the loss of pseudo-labelled slices, if labelled_share is set
+    loop.pseudo_ramp_epochs = 0.0  # epochs over which that weight rises from 0
+    # Factor of augment's changes of intensity for pseudo-labelled slices, if labelled_share is set.
+    loop.strong_intensity = 1.0
+    loop.temperature = 1.0  # of the probabilities that become labels; 0 fits it on validation
+    loop.leave_out_doubtful = False  # slices on which a lesion is likely, but nowhere sure
+    loop.choose = "best"  # round to keep: 'best' by validation DSC, or 'last' of max_rounds
     loop.patience = 1  # rounds without a better validation DSC after which to stop
     loop.max_rounds = 10
     loop.unlabelled_slices = 0  # number of slices to use, drawn by the seed; 0 for all
@@ -140,3 +152,12 @@ def _augment() -> ConfigDict:
     augment.noise_sd = 0.02  # largest standard deviation of the noise
     augment.probability = 0.5  # of each change
     return augment
+
+
+def _mixing() -> ConfigDict:
+    """Return how training slices are mixed with others, pseudo-labelled ones with labelled ones."""
+    mixing = ConfigDict()
+    mixing.cutmix = 0.0  # probability that a box of another slice replaces the slice's
+    mixing.copy_paste = 0.0  # probability that another slice's lesions are pasted into the lungs
+    mixing.amplitude = 0.0  # probability of the other's low-frequency amplitudes
+    return mixing

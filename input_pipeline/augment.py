@@ -5,7 +5,7 @@ channel 0 only. The lung mask stays 0 or 1 and labels stay labels. The patient i
 flip is switched on.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,28 @@ class Augmentation:
             low, high = _LIMITS.get(field.name, (0.0, 1.0))
             if not low <= value <= high:
                 raise ValueError(f"augmentation {field.name} is {value}, expected {low} to {high}")
+
+    @property
+    def geometric(self) -> "Augmentation":
+        """These settings without changes of intensity."""
+        return replace(self, intensity_shift=0.0, intensity_gain=0.0, gamma=0.0, noise_sd=0.0)
+
+    @property
+    def photometric(self) -> "Augmentation":
+        """These settings with changes of intensity alone."""
+        return replace(
+            self, flip_horizontal=False, flip_vertical=False, rotation_degrees=0.0, scaling=0.0
+        )
+
+    def stronger(self, factor: float) -> "Augmentation":
+        """Return these settings with stronger changes of intensity, at most the largest allowed.
+
+        Args:
+            factor: of the ranges of shift, gain, gamma and noise, 0 or more.
+        """
+        names = ("intensity_shift", "intensity_gain", "gamma", "noise_sd")
+        wanted = {name: factor * getattr(self, name) for name in names}
+        return replace(self, **{name: min(v, _LIMITS[name][1]) for name, v in wanted.items()})
 
 
 def augment(example: Example, rng: np.random.Generator, settings: Augmentation) -> Example:

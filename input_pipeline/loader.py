@@ -15,11 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from input_pipeline.augment import Augmentation, Example, augment
+from input_pipeline.mixing import Mixing, draw_box, mix
 from input_pipeline.preprocess import Grid, Prepared, Preprocessing, prepare_slice
 from input_pipeline.slices import Slice
 
 READ_THREADS = 2
 PREFETCH_BATCHES = 4
+NO_MIXING = Mixing()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Slices that a training draws from, and how they are changed.
+
+    Attributes:
+        slices: labelled or pseudo-labelled.
+        augmentation: random changes; None for none.
+    """
+
+    slices: Sequence[Slice]
+    augmentation: Augmentation | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ def train_iterator(
     *,
     batch_size: int,
     seed: int,
+    mixing: Mixing = NO_MIXING,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -85,6 +101,7 @@ def train_iterator(
         augmentation: random changes; None for none.
         batch_size: examples in each batch of this process, 1 or more.
         seed: 0 to 2**32 - 1; the same seed gives the same bits.
+        mixing: how often a slice is mixed with another one of them.
         shard_index: number of this process, from 0.
         shard_count: number of processes.
 
@@ -99,12 +116,159 @@ def train_iterator(
     """
     _check(len(slices), batch_size, seed, shard_index, shard_count)
     source = _PreparedSlices(slices, preprocessing)
+    stream = _examples(source, augmentation, seed)
+    if mixing:
+        partners = _examples(source, augmentation, _derived(seed, 1))
+        stream = _mixed(stream, partners, mixing, _derived(seed, 2))
+    return _batched(stream, batch_size, shard_index, shard_count)
+
+
+def two_pool_iterator(
+    labelled: Pool,
+    pseudo: Pool,
+    preprocessing: Preprocessing,
+    *,
+    labelled_share: float,
+    batch_size: int,
+    seed: int,
+    mixing: Mixing = NO_MIXING,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator:
+    """Return an endless stream of labelled and pseudo-labelled slices in a fixed ratio.
+
+    A slice of one pool is mixed with one of the other. Epochs of the pools end apart.
+
+    Args:
+        labelled: labelled slices.
+        pseudo: pseudo-labelled slices.
+        preprocessing: see `train_iterator`.
+        labelled_share: share of the labelled slices in every batch, above 0 and below 1.
+        batch_size: see `train_iterator`.
+        seed: see `train_iterator`.
+        mixing: how often a slice is mixed with one of the other pool.
+        shard_index: see `train_iterator`.
+        shard_count: see `train_iterator`.
+
+    Returns:
+        As `train_iterator`; the batches also hold 'pseudo' `[B]` float32, 1 for a pseudo-labelled
+        slice, else 0.
+
+    Raises:
+        ValueError: as `train_iterator`.
+    """
+    sources = []
+    for pool in (labelled, pseudo):
+        _check(len(pool.slices), batch_size, seed, shard_index, shard_count)
+        sources.append(_PreparedSlices(pool.slices, preprocessing))
+    pools = list(zip(sources, (labelled.augmentation, pseudo.augmentation), strict=True))
+    streams = []
+    for number, (own, other) in enumerate((pools, pools[::-1])):
+        stream = _examples(*own, _derived(seed, number))
+        if mixing:
+            partners = _examples(*other, _derived(seed, 2 + number))
+            stream = _mixed(stream, partners, mixing, _derived(seed, 4 + number))
+        streams.append(stream.map(partial(_marked, pseudo=number)))
+    both = grain.MapDataset.mix(streams, [labelled_share, 1 - labelled_share])
+    return _batched(both, batch_size, shard_index, shard_count)
+
+
+def teacher_iterator(
+    labelled: Pool,
+    unlabelled: Pool,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    strong: Augmentation,
+    cutmix: float,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator:
+    """Return an endless stream of pairs of a labelled and an unlabelled slice, for a teacher.
+
+    Args:
+        labelled: labelled slices.
+        unlabelled: slices without labels; their augmentation makes the weak view.
+        preprocessing: see `train_iterator`.
+        batch_size: pairs in each batch of this process, 1 or more.
+        seed: see `train_iterator`.
+        strong: random changes of the weak view that make the strong one; changes of intensity.
+        cutmix: probability that the slices of a pair exchange a box.
+        shard_index: see `train_iterator`.
+        shard_count: see `train_iterator`.
+
+    Returns:
+        An iterator over batches as `training.consistency.labelled_by_teacher` takes them; it is
+        resumed as that of `train_iterator`.
+
+    Raises:
+        ValueError: as `train_iterator`.
+    """
+    streams = []
+    for number, pool in enumerate((labelled, unlabelled)):
+        _check(len(pool.slices), batch_size, seed, shard_index, shard_count)
+        source = _PreparedSlices(pool.slices, preprocessing)
+        streams.append(_examples(source, pool.augmentation, _derived(seed, number)))
+    pair = partial(_pair, strong=strong, cutmix=cutmix)
+    pairs = grain.experimental.ZipMapDataset(streams).seed(_derived(seed, 2)).random_map(pair)
+    return _batched(pairs, batch_size, shard_index, shard_count)
+
+
+def _pair(
+    both: tuple[Example, Example],
+    rng: np.random.Generator,
+    strong: Augmentation,
+    cutmix: float,
+) -> Example:
+    """Return a labelled slice, two views of an unlabelled one, and the box that they exchange."""
+    labelled, weak = both
+    box = np.zeros(weak["weight"].shape, np.float32)
+    if rng.random() < cutmix:
+        box[draw_box(rng, box.shape[:2])] = 1
+    changed = augment(weak, rng, strong)["image"]
+    views = {"weak": weak["image"], "strong": changed, "valid": weak["weight"]}
+    return labelled | views | {"box": box}
+
+
+def _examples(
+    source: _PreparedSlices, augmentation: Augmentation | None, seed: int
+) -> grain.MapDataset:
+    """Return the endless stream of a pool's augmented examples, shuffled anew in every epoch."""
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    if augmentation is not None:
-        stream = stream.random_map(partial(augment, settings=augmentation))
+    if augmentation is None:
+        return stream
+    return stream.random_map(partial(augment, settings=augmentation))
+
+
+def _mixed(
+    stream: grain.MapDataset, partners: grain.MapDataset, mixing: Mixing, seed: int
+) -> grain.MapDataset:
+    """Return the examples of a stream, each mixed with that of another stream at its place."""
+
+    def mix_pair(pair: tuple[Example, Example], rng: np.random.Generator) -> Example:
+        return mix(*pair, rng, mixing)
+
+    pairs = grain.experimental.ZipMapDataset([stream, partners])
+    return pairs.seed(seed).random_map(mix_pair)
+
+
+def _marked(example: Example, pseudo: int) -> Example:
+    return example | {"pseudo": np.asarray(pseudo, np.float32)}
+
+
+def _batched(
+    stream: grain.MapDataset, batch_size: int, shard_index: int, shard_count: int
+) -> grain.DatasetIterator:
+    """Return the batches of this process's share of an endless stream."""
     stream = stream[shard_index::shard_count].batch(batch_size, drop_remainder=True)
     options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
     return iter(stream.to_iter_dataset(options))
+
+
+def _derived(seed: int, number: int) -> int:
+    """Return the seed of one of several streams."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def eval_batches(

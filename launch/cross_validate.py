@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> None:
         default="usual",
         help="usual trains on all parts but one, ma on one part [usual]",
     )
+    parser.add_argument(
+        "--rounds", action="store_true", help="rounds of pseudo-labels in each fold, as self_train"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
     summary = cross_validate(
@@ -34,6 +37,7 @@ def main(arguments: list[str]) -> None:
         options.workdir,
         folds=options.folds,
         scheme=options.scheme,
+        rounds=options.rounds,
         quiet=options.quiet,
         echo=partial(print, flush=True),
     )

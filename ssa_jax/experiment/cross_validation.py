@@ -1,6 +1,7 @@
 """Cross-validation: a network for each fold, scored on the patients it was not trained on."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from ssa_jax.experiment import data, data_changes, factory
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.evaluation import evaluate, read_rows
 from ssa_jax.experiment.lock import in_use
+from ssa_jax.experiment.rounds import self_train
+from ssa_jax.experiment.rounds_reporting import ReportWriter
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import check_start, train_in
 from ssa_jax.training.loop import TrainingDiverged
@@ -26,6 +29,7 @@ def cross_validate(
     *,
     folds: int,
     scheme: str,
+    rounds: bool = False,
     quiet: bool,
     echo: Callable[[str], Any],
 ) -> dict[str, Any]:
@@ -36,6 +40,8 @@ def cross_validate(
         workdir: folder for all folds; the patients of each are stored in its `folds.json`.
         folds: number of parts that the patients are divided into.
         scheme: see `splits.make_folds`.
+        rounds: whether a fold is a run of rounds of pseudo-labels, see `rounds.self_train`; its
+            last round is scored, so that no fold chooses its own best.
         quiet: show no progress.
         echo: prints a line about each fold.
 
@@ -56,7 +62,8 @@ def cross_validate(
         )
     data.build_records(settings)
     with in_use(workdir):
-        return _run_folds(settings, workdir, folds, scheme, quiet, echo)
+        run = _train_rounds if rounds else _train_once
+        return _run_folds(settings, workdir, folds, scheme, partial(run, quiet=quiet), echo)
 
 
 def _run_folds(
@@ -64,7 +71,7 @@ def _run_folds(
     workdir: Path,
     folds: int,
     scheme: str,
-    quiet: bool,
+    train: Callable[[Settings, Path], Path],
     echo: Callable[[str], Any],
 ) -> dict[str, Any]:
     """Train and score the folds, and summarise them."""
@@ -87,7 +94,7 @@ def _run_folds(
     keep_record(workdir / "folds.json", record, what="folds", mend=MEND)
     rows: list[CaseRow] = []
     for number, parts in enumerate(chosen, start=1):
-        out = _run_fold(settings, workdir / f"fold_{number}", parts, quiet)
+        out = _run_fold(settings, workdir / f"fold_{number}", parts, train)
         echo(f"fold {number} of {folds}: {out}")
         rows += read_rows(out, f"fold_{number}/")
     summary = summarize(rows) | {"scheme": scheme, "folds": folds}
@@ -96,7 +103,12 @@ def _run_folds(
     return summary
 
 
-def _run_fold(settings: Settings, fold: Path, parts: list[list[str]], quiet: bool) -> Path:
+def _run_fold(
+    settings: Settings,
+    fold: Path,
+    parts: list[list[str]],
+    train: Callable[[Settings, Path], Path],
+) -> Path:
     """Train and score a fold unless that is done, and return the folder of its scores."""
     path = fold / data.SPLITS_FILE
     if not path.exists():
@@ -106,9 +118,25 @@ def _run_fold(settings: Settings, fold: Path, parts: list[list[str]], quiet: boo
     out = fold / "evaluation" / data.VALIDATION
     if not (out / "metrics.json").exists():
         try:
-            train_in(settings, fold, quiet=quiet)
+            network = train(settings, fold)
         except TrainingDiverged as error:
             where = f"{error} in another --workdir, as all folds train alike"
             raise TrainingDiverged(where, error.step) from error
-        evaluate(settings, fold, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
+        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=True)
     return out
+
+
+def _train_once(settings: Settings, fold: Path, *, quiet: bool) -> Path:
+    """Train the network of a fold and return its workdir."""
+    train_in(settings, fold, quiet=quiet)
+    return fold
+
+
+def _train_rounds(settings: Settings, fold: Path, *, quiet: bool) -> Path:
+    """Run the rounds of a fold and return the workdir of the last."""
+    summary = self_train(settings, fold, observer=ReportWriter(echo=_silent), quiet=quiet)
+    return workdirs.round_folder(fold, summary["rounds"])
+
+
+def _silent(_: str) -> None:
+    """Print nothing."""

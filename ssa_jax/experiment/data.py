@@ -143,6 +143,7 @@ def plan(
     folder: Path,
     also: Sequence[str] = (),
     *,
+    split_of: Path | None = None,
     accept_changes: bool = False,
     way_out: str = "name another --workdir",
 ) -> Plan:
@@ -152,6 +153,7 @@ def plan(
         settings: whose data group is read.
         folder: workdir of the training.
         also: further splits whose slices are to be the same.
+        split_of: workdir whose stored split a new training takes; None to draw one.
         accept_changes: take slices that were added or changed, and do without those that are gone.
         way_out: what to do about changed slices, for the message.
 
@@ -164,7 +166,7 @@ def plan(
     files: dict[str, Mapping[str, Any]] = {}
     if found is None or found:
         files[data_changes.DATA_FILE] = now
-    training, validation, parts = _parts(settings, folder, follow=accept_changes)
+    training, validation, parts = _parts(settings, folder, split_of, follow=accept_changes)
     if parts is not None:
         files[SPLITS_FILE] = dict(zip(splits.PARTS, parts, strict=True))
     held = [item.id for item in validation]
@@ -278,6 +280,19 @@ def check_pools(settings: Settings, slices: Pools) -> None:
             f"no labelled training slice shows {' or '.join(missing)}, expected every class in the "
             "first round (section 3.2.2); add slices, or choose others by data.split_seed"
         )
+    check_patients_apart(settings, slices)
+
+
+def check_patients_apart(settings: Settings, slices: Pools) -> None:
+    """Check that no patient of the validation or test split is among the unlabelled.
+
+    Args:
+        settings: whose data group is read.
+        slices: of the run.
+
+    Raises:
+        ValueError: a patient is in both.
+    """
     held = {VALIDATION: slices.validation}
     if TEST in split_names(settings):
         held[TEST] = open_split(settings, TEST)
@@ -335,13 +350,14 @@ def _validation_split(settings: Settings, folder: Path) -> str:
 
 
 def _parts(
-    settings: Settings, folder: Path, *, follow: bool = False
+    settings: Settings, folder: Path, split_of: Path | None = None, *, follow: bool = False
 ) -> tuple[Sequence[Slice], Sequence[Slice], tuple[list[str], list[str]] | None]:
     """Return the training and validation slices, and their ids if these are to be stored.
 
     Args:
         settings: whose data group is read.
         folder: the workdir.
+        split_of: see `plan`.
         follow: adapt a stored split to slices that were added or are gone.
     """
     data = settings.data
@@ -356,7 +372,9 @@ def _parts(
             f"{path}: not found, though a training is there, expected the slices it trained and "
             f"validated on; {splits.MEND}"
         )
-    if stored is None:
+    if stored is None and split_of is not None and (split_of / SPLITS_FILE).exists():
+        parts = splits.load_split(split_of / SPLITS_FILE)
+    elif stored is None:
         kept, held = splits.split_by_patient(
             list(patients.values()), holdout=data.validation_slices, seed=data.split_seed
         )

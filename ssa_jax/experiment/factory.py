@@ -92,6 +92,8 @@ def loss_weights(settings: Settings, pixels: Sequence[float]) -> LossWeights:
         normalize=attention.normalize,
         stop_gradient=attention.stop_gradient,
         dice_absent=loss.dice_absent,
+        pseudo=settings.self_train.pseudo_weight,
+        pseudo_ramp_epochs=settings.self_train.pseudo_ramp_epochs,
     )
 
 
@@ -139,6 +141,8 @@ def trust(settings: Settings) -> Trust:
         low_confidence=settings.self_train.low_confidence,
         adaptive_share=settings.self_train.adaptive_share,
         soft=settings.self_train.soft,
+        temperature=settings.self_train.temperature,
+        leave_out_doubtful=settings.self_train.leave_out_doubtful,
     )
 
 
@@ -183,3 +187,24 @@ def check(settings: Settings) -> None:
     build_model(settings)
     local_batch(settings)
     check_mapping(settings.train.mapping)
+    if settings.train.consistency:
+        _check_consistency(settings)
+
+
+def _check_consistency(settings: Settings) -> None:
+    """Check the settings of an online teacher."""
+    if not settings.optim.average_decay:
+        raise ValueError(
+            "optim.average_decay is 0.0; expected a moving average, which is the teacher of "
+            "train.consistency, 0.99 for instance"
+        )
+    if settings.train.batch_size % (2 * jax.device_count()):
+        raise ValueError(
+            f"train.batch_size is {settings.train.batch_size}; expected a multiple of "
+            f"{2 * jax.device_count()}, as every device takes pairs with train.consistency"
+        )
+    if settings.self_train.labelled_share:
+        raise ValueError(
+            f"self_train.labelled_share is {settings.self_train.labelled_share}; expected 0 with "
+            "train.consistency, whose batches are half labelled"
+        )

@@ -15,6 +15,7 @@ from ssa_jax.experiment import factory
 from ssa_jax.experiment.network import Network
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.run import Run, manifest_of, timed
+from ssa_jax.semi_supervised.calibration import fit_temperature, tempered
 from ssa_jax.semi_supervised.quality import agreement, label_facts
 from ssa_jax.semi_supervised.schedule import added_slices
 from ssa_jax.semi_supervised.trust import (
@@ -48,6 +49,7 @@ def pseudo_labels(
     indices: Sequence[int],
     thresholds: Sequence[float],
     trust: Trust,
+    temperature: float = 1.0,
 ) -> Iterator[PseudoLabel]:
     """Label unlabelled slices.
 
@@ -57,12 +59,13 @@ def pseudo_labels(
         indices: of the slices to label.
         thresholds: of each class, see `trust.class_thresholds`.
         trust: options of the trust module.
+        temperature: of the probabilities, see `calibration.tempered`.
 
     Yields:
         The pseudo-label of each slice, in the order of `indices`.
     """
     for index, made in zip(indices, network.predict(Subset(slices, indices)), strict=True):
-        mask, weight = pseudo_label(made.prob, thresholds, trust)
+        mask, weight = pseudo_label(tempered(made.prob, temperature), thresholds, trust)
         yield PseudoLabel(index, made.slice.id, mask, weight)
 
 
@@ -78,9 +81,15 @@ def _label(run: Run, number: int, folder: Path) -> None:
     indices = [int(k) for drawn in added for k in drawn]
     variables, step = run.variables(number)
     network = run.compiled(variables)
-    thresholds = _thresholds(run, network, indices)
+    temperature = trust.temperature or _fitted_temperature(run, network)
+    thresholds = _thresholds(run, network, indices, temperature)
     writer = PseudoWriter(folder, indices)
-    _write_shards(run, number, writer, network, thresholds)
+
+    def label(chosen: Sequence[int]) -> Iterator[PseudoLabel]:
+        slices = run.slices.unlabelled
+        return pseudo_labels(network, slices, chosen, thresholds, trust, temperature)
+
+    _write_shards(run, number, writer, label)
     barrier("shards written")
     if is_main_process():
         made = {
@@ -91,6 +100,7 @@ def _label(run: Run, number: int, folder: Path) -> None:
             "low_confidence": trust.low_confidence,
             "adaptive_share": trust.adaptive_share,
             "soft": trust.soft,
+            "temperature": temperature,
             "thresholds": dict(zip(("background", *settings.class_names), thresholds, strict=True)),
             "seed": settings.seed,
             "added": len(added[-1]),
@@ -103,27 +113,37 @@ def _label(run: Run, number: int, folder: Path) -> None:
 
 
 def _write_shards(
-    run: Run, number: int, writer: PseudoWriter, network: Network, thresholds: Sequence[float]
+    run: Run,
+    number: int,
+    writer: PseudoWriter,
+    label: Callable[[Sequence[int]], Iterator[PseudoLabel]],
 ) -> None:
     """Write this process's share of the shards of pseudo-labels."""
-    trust = factory.trust(run.settings)
     shards = writer.todo(jax.process_index(), jax.process_count())
     total = sum(len(writer.shard_indices(shard)) for shard in shards)
     with progress(total, quiet=run.quiet, what=f"labels {number}") as bar:
         for shard in shards:
-            chosen = writer.shard_indices(shard)
-            labels = pseudo_labels(network, run.slices.unlabelled, chosen, thresholds, trust)
-            writer.write(shard, _calling(labels, bar.update))
+            writer.write(shard, _calling(label(writer.shard_indices(shard)), bar.update))
 
 
-def _thresholds(run: Run, network: Network, indices: Sequence[int]) -> list[float]:
+def _fitted_temperature(run: Run, network: Network) -> float:
+    """Fit the temperature on the validation slices."""
+    predictions = network.predict(run.slices.validation)
+    pairs = ((made.prob, made.slice.mask) for made in predictions if made.slice.mask is not None)
+    return fit_temperature(pairs)
+
+
+def _thresholds(
+    run: Run, network: Network, indices: Sequence[int], temperature: float
+) -> list[float]:
     """Choose each class's threshold; adaptive ones need the confidence of all slices first."""
     trust = factory.trust(run.settings)
     histogram = np.zeros((len(run.settings.class_names) + 1, 1))
     if trust.adaptive_share > 0:
         mine = indices[jax.process_index() :: jax.process_count()]
         made = network.predict(Subset(run.slices.unlabelled, mine))
-        histogram = np.sum([confidence_histogram(item.prob) for item in made], axis=0)
+        counts = [confidence_histogram(tempered(item.prob, temperature)) for item in made]
+        histogram = np.sum(counts, axis=0)
         if jax.process_count() > 1:
             histogram = np.sum(multihost_utils.process_allgather(histogram), axis=0)
     return class_thresholds(trust, histogram)

@@ -12,7 +12,7 @@ from typing import Any
 
 from input_pipeline.files import write_json
 from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
-from input_pipeline.slices import Concatenated
+from input_pipeline.slices import Concatenated, Slice, Subset
 from input_pipeline.verified import read_signed, signed
 from ssa_jax.evaluation.summary import AVERAGE, summarize
 from ssa_jax.experiment import data, factory, workdir
@@ -24,11 +24,13 @@ from ssa_jax.experiment.run import Observer, Row, Run, manifest_of, read_row, ti
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import check_start, initial_variables, steps_of, train_on
 from ssa_jax.semi_supervised.schedule import best_round, check_rounds, run_rounds
+from ssa_jax.semi_supervised.trust import is_doubtful
 from ssa_jax.training.distributed import barrier, is_main_process
 from ssa_jax.training.loop import TrainingDiverged
 from ssa_jax.training.state import Variables
 
 PICTURES = 8  # test slices that are drawn
+BEST, LAST = CHOICES = ("best", "last")  # of self_train.choose
 
 
 def self_train(
@@ -58,14 +60,7 @@ def self_train(
         OSError: a file cannot be read or written, or another process uses the workdir.
         TrainingDiverged: the loss of a round is not finite.
     """
-    factory.check(settings)
-    factory.trust(settings)
-    chosen = settings.self_train
-    check_rounds(
-        patience=chosen.patience,
-        max_rounds=chosen.max_rounds,
-        per_round=chosen.slices_per_round,
-    )
+    _check(settings)
     data.build_records(settings)
     with in_use(folder):
         workdir.changed_settings(settings, folder)
@@ -79,6 +74,30 @@ def self_train(
         return _run_all(Run(settings, folder, slices, compile_network(settings), observer, quiet))
 
 
+def _check(settings: Settings) -> None:
+    """Check the settings of the rounds before any file is written."""
+    factory.check(settings)
+    factory.trust(settings)
+    chosen = settings.self_train
+    if chosen.choose not in CHOICES:
+        raise ValueError(f"self_train.choose is {chosen.choose!r}; expected one of {CHOICES}")
+    if not 0 <= chosen.labelled_share < 1:
+        raise ValueError(
+            f"self_train.labelled_share is {chosen.labelled_share}; expected 0 (all slices alike) "
+            "or more, and below 1"
+        )
+    if chosen.temperature == 0 and settings.data.validation_split == data.TEST:
+        raise ValueError(
+            "self_train.temperature is 0, which fits it on the validation slices, and these are "
+            "the test slices; expected a number above 0"
+        )
+    check_rounds(
+        patience=chosen.patience,
+        max_rounds=chosen.max_rounds,
+        per_round=chosen.slices_per_round,
+    )
+
+
 def _run_all(run: Run) -> dict[str, Any]:
     """Run the rounds, score the best one on the test split and write the summary."""
     observer = run.observer
@@ -87,7 +106,8 @@ def _run_all(run: Run) -> dict[str, Any]:
         rows.append(row)
         if is_main_process():
             observer.round_scored(run, rows)
-    best = best_round([score_of(row) for row in rows])
+    last = run.settings.self_train.choose == LAST
+    best = len(rows) if last else best_round([score_of(row) for row in rows])
     summary = {"rounds": len(rows), "best_round": best, data.TEST: _test_once(run, best)}
     write_json(run.workdir / "summary.json", summary)
     observer.finished(run, rows, summary)
@@ -103,12 +123,13 @@ def rounds(run: Run) -> Iterator[Row]:
     Yields:
         The row of each round, as in `round.json`.
     """
+    chosen = run.settings.self_train
     yield from run_rounds(
         partial(train_round, run),
         partial(label_round, run),
         score_of,
-        patience=run.settings.self_train.patience,
-        max_rounds=run.settings.self_train.max_rounds,
+        patience=chosen.max_rounds if chosen.choose == LAST else chosen.patience,
+        max_rounds=chosen.max_rounds,
     )
 
 
@@ -147,14 +168,12 @@ def _train(run: Run, number: int) -> Row:
     """Train the network of a round and score it on the validation slices."""
     settings, folder = run.settings, run.folder(number)
     workdir.changed_settings(settings, folder)
-    plan = data.plan(settings, folder)  # of all rounds; stored for `ssa-jax evaluate`
-    training, manifest = run.slices.training, None
-    if number > 1:
-        pseudo = run.folder(number - 1) / "pseudo"
-        manifest = manifest_of(pseudo)
-        labelled = PseudoSlices(PseudoLabels(pseudo), run.slices.unlabelled)
-        training = Concatenated(training, labelled)
-    pixels = data.pixels_of(settings, training)
+    plan = data.plan(settings, folder, split_of=run.workdir)  # stored for `ssa-jax evaluate`
+    training, drawn = run.slices.training, _pseudo_slices(run, number)
+    apart: Sequence[Slice] = drawn if settings.self_train.labelled_share else ()
+    if drawn and not apart:
+        training = Concatenated(training, drawn)
+    pixels = _drawn_pixels(settings, training, apart)
     losses = factory.loss_weights(settings, pixels)
     same = settings.self_train.same_steps
 
@@ -168,6 +187,7 @@ def _train(run: Run, number: int) -> Row:
             folder,
             training,
             run.slices.validation,
+            others=run.slices.unlabelled if settings.train.consistency else apart,
             losses=losses,
             variables=_start(run, number),
             commit=commit,
@@ -178,7 +198,32 @@ def _train(run: Run, number: int) -> Row:
     except TrainingDiverged as error:
         where = f"{error} in another --workdir, as all rounds train alike"
         raise TrainingDiverged(where, error.step) from error
-    return _row(run, number, manifest, pixels, losses.class_weight)
+    return _row(run, number, len(drawn), pixels, losses.class_weight)
+
+
+def _pseudo_slices(run: Run, number: int) -> Sequence[Slice]:
+    """Return the pseudo-labelled slices that a round trains on."""
+    if number == 1:
+        return ()
+    labels = PseudoLabels(run.folder(number - 1) / "pseudo")
+    slices = PseudoSlices(labels, run.slices.unlabelled)
+    if not run.settings.self_train.leave_out_doubtful:
+        return slices
+    sure = [k for k, item in enumerate(labels) if not is_doubtful(item.mask, item.weight)]
+    return Subset(slices, sure)
+
+
+def _drawn_pixels(
+    settings: Settings, training: Sequence[Slice], pseudo: Sequence[Slice]
+) -> list[float]:
+    """Sum the pixels of each class, each pool by its share of the batches where that is fixed."""
+    pixels = data.pixels_of(settings, training)
+    if not pseudo:
+        return pixels
+    share = settings.self_train.labelled_share
+    factor = (1 - share) / share * len(training) / len(pseudo)
+    both = zip(pixels, data.pixels_of(settings, pseudo), strict=True)
+    return [own + factor * other for own, other in both]
 
 
 def _start(run: Run, number: int) -> Variables:
@@ -189,13 +234,18 @@ def _start(run: Run, number: int) -> Variables:
 
 
 def _row(
-    run: Run,
-    number: int,
-    manifest: dict[str, Any] | None,
-    pixels: Sequence[float],
-    weight: Sequence[float],
+    run: Run, number: int, drawn: int, pixels: Sequence[float], weight: Sequence[float]
 ) -> Row:
-    """Score a round and compose its row, the content of `round.json`."""
+    """Score a round and compose its row, the content of `round.json`.
+
+    Args:
+        run: the rounds of a workdir.
+        number: of the round.
+        drawn: number of the pseudo-labelled slices that it trained on.
+        pixels: of each class in its training slices.
+        weight: of each class in its loss.
+    """
+    manifest = manifest_of(run.folder(number - 1) / "pseudo") if number > 1 else None
     names = run.settings.class_names
     variables, step = run.variables(number)
     predictions = run.compiled(variables).predict(run.slices.validation)
@@ -209,10 +259,11 @@ def _row(
     return {
         "round": number,
         "step": step,
-        "slices": labelled + added + relabelled,
+        "slices": labelled + drawn,
         "labelled": labelled,
         "added": added,
         "relabelled": relabelled,
+        "left_out": added + relabelled - drawn,
         "pseudo_share": manifest["share"] if manifest else dict.fromkeys(names),
         "agreement": manifest["agreement"] if manifest else dict.fromkeys(names),
         "training_share": {name: n / lesion for name, n in zip(names, pixels[1:], strict=True)},

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from input_pipeline.augment import Augmentation
+from input_pipeline.mixing import Mixing
 
 CLASS_NAMES = {"binary": ("lesion",), "multiclass": ("ground-glass", "consolidation")}
 RENAMED = {"self_train.move": "self_train.slices_per_round"}  # old names in workdirs and flags
@@ -94,6 +95,7 @@ class TrainSettings:
     epochs: int
     validate_every: int
     mapping: str
+    consistency: bool
     init_from: str
 
 
@@ -108,6 +110,13 @@ class SelfTrainSettings:
     soft: bool
     warm_start: bool
     same_steps: bool
+    labelled_share: float
+    pseudo_weight: float
+    pseudo_ramp_epochs: float
+    strong_intensity: float
+    temperature: float
+    leave_out_doubtful: bool
+    choose: str
     patience: int
     max_rounds: int
     unlabelled_slices: int
@@ -137,6 +146,7 @@ class Settings:
         self_train: the rounds of pseudo-labels.
         eval: prediction and scoring.
         augment: random changes to training slices.
+        mixing: of training slices with others.
     """
 
     seed: int
@@ -149,6 +159,7 @@ class Settings:
     self_train: SelfTrainSettings
     eval: EvalSettings
     augment: Augmentation
+    mixing: Mixing
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Self:
@@ -172,6 +183,7 @@ class Settings:
             self_train=SelfTrainSettings(**values["self_train"]),
             eval=EvalSettings(**values["eval"]),
             augment=Augmentation(**values["augment"]),
+            mixing=Mixing(**values["mixing"]),
         )
         if settings.data.task not in CLASS_NAMES:
             raise ValueError(

@@ -12,7 +12,7 @@ import clu.parameter_overview
 import jax
 
 from input_pipeline.files import write_json, write_text
-from input_pipeline.loader import train_iterator
+from input_pipeline.loader import Pool, teacher_iterator, train_iterator, two_pool_iterator
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.scoring import mean_dsc
 from ssa_jax.experiment import data, factory
@@ -68,10 +68,12 @@ def train_in(
     factory.check(settings)
     data.build_records(settings)
     with in_use(workdir):
-        changed = workdirs.changed_settings(settings, workdir, workdirs.GOES_ON)
+        may_change = workdirs.goes_on(settings)
+        changed = workdirs.changed_settings(settings, workdir, may_change)
         plan = data.plan(
             settings,
             workdir,
+            [data.UNLABELLED] if settings.train.consistency else [],
             accept_changes=accept_data_changes,
             way_out="add --accept-data-changes to go on with the slices as they are now, or name "
             "another --workdir to train anew",
@@ -80,7 +82,7 @@ def train_in(
         def commit() -> None:
             for note in filter(None, (*changed, plan.note)):
                 print(f"{workdir}: {note}", file=sys.stderr, flush=True)
-            workdirs.save_settings(settings, workdir, workdirs.GOES_ON)
+            workdirs.save_settings(settings, workdir, may_change)
             data.write_plan(plan.files, workdir)
 
         return train_on(
@@ -88,6 +90,7 @@ def train_in(
             workdir,
             plan.training,
             plan.validation,
+            others=_unlabelled(settings, plan),
             losses=factory.loss_weights(settings, _pixels(settings, plan.training)),
             variables=initial_variables(settings),
             validated_on=plan.validated_on,
@@ -102,6 +105,7 @@ def train_on(
     training: Sequence[Slice],
     validation: Sequence[Slice],
     *,
+    others: Sequence[Slice] = (),
     losses: LossWeights,
     variables: Variables,
     validated_on: str = "",
@@ -117,11 +121,13 @@ def train_on(
         workdir: folder for checkpoints and metrics.
         training: labelled slices.
         validation: labelled slices to score the network on while it trains.
+        others: slices without labels of a doctor, of which every batch has a fixed share:
+            unlabelled ones with `train.consistency`, else pseudo-labelled ones.
         losses: weights of the loss.
         variables: initial ones.
         validated_on: hash of the validation slices; the best network is chosen anew if it changes.
         commit: called once nothing can be refused any more, before anything is written.
-        steps_per_epoch: steps of an epoch; None for one pass over `training`.
+        steps_per_epoch: steps of an epoch; None for as many as one pass over all slices has.
         quiet: show no progress.
         what: label before the progress bar.
 
@@ -131,10 +137,10 @@ def train_on(
     Raises:
         As `train`.
     """
-    steps_per_epoch = steps_per_epoch or steps_of(settings, len(training))
+    steps_per_epoch = steps_per_epoch or steps_of(settings, len(training), len(others))
     schedule, optimizer = factory.optimizer(settings, steps_per_epoch)
     step = make_step(settings, optimizer, losses, steps_per_epoch)
-    batches = _batches(settings, training)
+    batches = _batches(settings, training, others)
     state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
     checkpoints = Checkpoints(workdir)
     state, resumed = _resumed(checkpoints, state, workdir, validated_on)
@@ -146,7 +152,7 @@ def train_on(
         )
     commit()
     _write_overview(workdir, variables)
-    keep_training(workdir, settings, slices=len(training))
+    keep_training(workdir, settings, slices=len(training) + len(others))
     network = compile_network(settings)
     with (
         MetricWriter(workdir, resume_step=start) as writer,
@@ -228,17 +234,22 @@ def make_step(
         losses,
         steps_per_epoch=steps_per_epoch,
         average_decay=settings.optim.average_decay,
+        teacher_eta=settings.self_train.eta if settings.train.consistency else None,
     )
 
 
-def steps_of(settings: Settings, slices: int) -> int:
+def steps_of(settings: Settings, slices: int, others: int = 0) -> int:
     """Return the number of steps of one pass over the training slices.
 
     Args:
-        settings: whose `train.batch_size` is read.
-        slices: number of the slices.
+        settings: whose train group is read.
+        slices: number of the labelled slices.
+        others: number of the other slices that train; with `train.consistency` half of a batch is
+            labelled, and a pass is one over the labelled slices.
     """
-    return -(-slices // settings.train.batch_size)
+    if settings.train.consistency:
+        return -(-slices // (settings.train.batch_size // 2))
+    return -(-(slices + others) // settings.train.batch_size)
 
 
 def check_start(settings: Settings, slices: int) -> None:
@@ -272,6 +283,15 @@ def initial_variables(settings: Settings) -> Variables:
     return workdirs.trained_variables(settings, Path(settings.train.init_from), "best")[0]
 
 
+def _unlabelled(settings: Settings, plan: data.Plan) -> Sequence[Slice]:
+    """Return the slices that an online teacher labels; none without one."""
+    if not settings.train.consistency:
+        return ()
+    slices = data.pools(settings, plan)
+    data.check_patients_apart(settings, slices)
+    return slices.unlabelled
+
+
 def _pixels(settings: Settings, training: Sequence[Slice]) -> list[float]:
     """Count the pixels of each class if they weight the loss; else return 1 for each."""
     if settings.loss.class_weight_over != "none" and settings.loss.cross_entropy > 0:
@@ -279,16 +299,37 @@ def _pixels(settings: Settings, training: Sequence[Slice]) -> list[float]:
     return [1.0] * (len(settings.class_names) + 1)
 
 
-def _batches(settings: Settings, training: Sequence[Slice]) -> Batches:
+def _batches(
+    settings: Settings, training: Sequence[Slice], others: Sequence[Slice] = ()
+) -> Batches:
     """Make the endless iterator of this process's share of the training batches."""
-    return train_iterator(
-        training,
-        factory.preprocessing(settings),
-        settings.augment,
-        batch_size=factory.local_batch(settings),
-        seed=settings.seed,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+    preprocessing, augmentation = factory.preprocessing(settings), settings.augment
+    strong = augmentation.stronger(settings.self_train.strong_intensity)
+    size, labelled = factory.local_batch(settings), Pool(training, augmentation)
+    options: dict[str, Any] = {
+        "seed": settings.seed,
+        "shard_index": jax.process_index(),
+        "shard_count": jax.process_count(),
+    }
+    if settings.train.consistency:
+        return teacher_iterator(
+            labelled,
+            Pool(others, augmentation.geometric),
+            preprocessing,
+            batch_size=size // 2,
+            strong=strong.photometric,
+            cutmix=settings.mixing.cutmix,
+            **options,
+        )
+    options |= {"batch_size": size, "mixing": settings.mixing}
+    if not others:
+        return train_iterator(training, preprocessing, augmentation, **options)
+    return two_pool_iterator(
+        labelled,
+        Pool(others, strong),
+        preprocessing,
+        labelled_share=settings.self_train.labelled_share,
+        **options,
     )
 
 

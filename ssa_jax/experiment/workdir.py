@@ -20,7 +20,8 @@ MEND = "restore it from a copy, or name another --workdir"
 # Fields that another command in the workdir may change, as what was trained stays what it is.
 PLACES = ("data.source_dir", "data.data_dir")  # the slices are compared by hash instead
 SAME_NUMBERS = (*PLACES, "train.mapping", "model.spatial_conv_impl", "eval.batch_size")
-# Of a single training, which goes on with the new value; `self_train.*` is not read there.
+# Of a single training, which goes on with the new value; `self_train.*` is read there by an online
+# teacher alone.
 GOES_ON = (*SAME_NUMBERS, "train.epochs", "train.validate_every", "eval.tolerance", "self_train.*")
 # Of a training that diverged, besides: it goes on from the last good checkpoint.
 AGAINST_DIVERGENCE = (
@@ -29,6 +30,17 @@ AGAINST_DIVERGENCE = (
     "optim.clip_norm",
     "model.dtype",
 )
+
+
+def goes_on(settings: Settings) -> tuple[str, ...]:
+    """Return the fields that may change when a single training goes on.
+
+    Args:
+        settings: of the training.
+    """
+    if settings.train.consistency:
+        return tuple(name for name in GOES_ON if name != "self_train.*")
+    return GOES_ON
 
 
 def save_settings(

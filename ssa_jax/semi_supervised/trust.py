@@ -24,6 +24,10 @@ class Trust:
             share of the pixels for which it is the most probable class exceeds it (class-balanced
             self-training, Zou et al., ECCV 2018); 0 keeps eta.
         soft: whether a pixel's weight in the loss is the probability of its pseudo-label.
+        temperature: of the probabilities, see `calibration.tempered`; 0 fits it on the validation
+            slices of each round.
+        leave_out_doubtful: whether slices are left out on which a lesion class is the most probable
+            one somewhere, but exceeds its threshold nowhere: they would teach that there is none.
 
     Raises:
         ValueError: a field outside its range.
@@ -33,6 +37,8 @@ class Trust:
     low_confidence: str = "background"
     adaptive_share: float = 0.0
     soft: bool = False
+    temperature: float = 1.0
+    leave_out_doubtful: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < 1:
@@ -46,6 +52,13 @@ class Trust:
             )
         if not 0 <= self.adaptive_share <= 1:
             raise ValueError(f"self_train.adaptive_share is {self.adaptive_share}; expected 0 to 1")
+        if self.temperature < 0:
+            raise ValueError(f"self_train.temperature is {self.temperature}; expected 0 or more")
+        if self.leave_out_doubtful and self.low_confidence != "ignore":
+            raise ValueError(
+                f"self_train.low_confidence is {self.low_confidence!r}; expected 'ignore' with "
+                "self_train.leave_out_doubtful, as 'background' forgets what was doubted"
+            )
 
 
 def pseudo_label(
@@ -71,6 +84,17 @@ def pseudo_label(
     if trust.soft:
         weight *= np.take_along_axis(prob, labels[..., None].astype(np.intp), axis=-1)[..., 0]
     return labels, np.rint(255 * weight).astype(np.uint8)
+
+
+def is_doubtful(mask: np.ndarray, weight: np.ndarray) -> bool:
+    """Return whether a pseudo-label is empty because of doubt, not because of confidence.
+
+    Args:
+        mask: `[H, W]` most probable class of each pixel.
+        weight: `[H, W]`, 0 where it was not trusted.
+    """
+    lesion = mask > 0
+    return bool(lesion.any() and not weight[lesion].any())
 
 
 def confidence_histogram(prob: np.ndarray) -> np.ndarray:

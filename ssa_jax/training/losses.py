@@ -30,7 +30,12 @@ def one_hot(mask: Array, classes: int) -> Array:
 
 
 def dice_loss(
-    prob: Array, target: Array, weight: Array, smooth: float = 1.0, absent: bool = True
+    prob: Array,
+    target: Array,
+    weight: Array,
+    smooth: float = 1.0,
+    absent: bool = True,
+    sample_weight: Array | None = None,
 ) -> Array:
     """Compute the soft Dice loss (equation 6), 1 - (2I + s) / (A + B + s).
 
@@ -43,19 +48,26 @@ def dice_loss(
             prediction and nearly 1 for any other, so that a network learns to predict nothing
             where most samples lack a class. False sets the loss of such pairs to 0, and only the
             cross entropy counts there.
+        sample_weight: `[B]`, factor of the loss of each sample; None for 1.
 
     Returns:
-        Scalar in [0, 1]: the mean over samples and classes.
+        Scalar, in [0, 1] without `sample_weight`: the mean over samples and classes.
     """
     both = jnp.sum(weight * prob * target, axis=(1, 2))
     size = jnp.sum(weight * (prob + target), axis=(1, 2))
     loss = 1 - (2 * both + smooth) / (size + smooth)
     if not absent:
         loss *= jnp.sum(weight * target, axis=(1, 2)) > 0
-    return jnp.mean(loss)
+    return jnp.mean(loss if sample_weight is None else loss * sample_weight[:, None])
 
 
-def cross_entropy_loss(logits: Array, mask: Array, weight: Array, class_weight: Array) -> Array:
+def cross_entropy_loss(
+    logits: Array,
+    mask: Array,
+    weight: Array,
+    class_weight: Array,
+    sample_weight: Array | None = None,
+) -> Array:
     """Compute the class-weighted cross entropy (equation 8, with the minus sign it lacks).
 
     Args:
@@ -63,6 +75,7 @@ def cross_entropy_loss(logits: Array, mask: Array, weight: Array, class_weight: 
         mask: `[B, H, W]` class index.
         weight: `[B, H, W, 1]` in [0, 1]; 0 ignores a pixel.
         class_weight: `[max(K, 2)]`, background first.
+        sample_weight: `[B]`, factor of the loss of each sample; None for 1.
 
     Returns:
         Scalar: the weighted sum over the pixels of a sample divided by the sum of `weight`,
@@ -75,11 +88,17 @@ def cross_entropy_loss(logits: Array, mask: Array, weight: Array, class_weight: 
     classes = class_weight.reshape((1, 1, 1, -1))
     pixel = -jnp.sum(classes * target * log_prob, axis=-1, keepdims=True)
     total = jnp.sum(weight * pixel, axis=(1, 2, 3))
-    return jnp.mean(total / jnp.maximum(jnp.sum(weight, axis=(1, 2, 3)), 1.0))
+    loss = total / jnp.maximum(jnp.sum(weight, axis=(1, 2, 3)), 1.0)
+    return jnp.mean(loss if sample_weight is None else loss * sample_weight)
 
 
 def segmentation_losses(
-    logits: Array, mask: Array, weight: Array, class_weight: Array, dice_absent: bool = True
+    logits: Array,
+    mask: Array,
+    weight: Array,
+    class_weight: Array,
+    dice_absent: bool = True,
+    sample_weight: Array | None = None,
 ) -> dict[str, Array]:
     """Compute both losses of a batch.
 
@@ -89,6 +108,7 @@ def segmentation_losses(
         weight: see `cross_entropy_loss`.
         class_weight: see `cross_entropy_loss`.
         dice_absent: see `absent` of `dice_loss`.
+        sample_weight: `[B]`, factor of the losses of each sample; None for 1.
 
     Returns:
         'dice_loss' and 'cross_entropy_loss', scalars.
@@ -96,8 +116,14 @@ def segmentation_losses(
     prob = probabilities(logits)
     target = one_hot(mask, prob.shape[-1])
     return {
-        "dice_loss": dice_loss(prob[..., 1:], target[..., 1:], weight, absent=dice_absent),
-        "cross_entropy_loss": cross_entropy_loss(logits, mask, weight, class_weight),
+        "dice_loss": dice_loss(
+            prob[..., 1:],
+            target[..., 1:],
+            weight,
+            absent=dice_absent,
+            sample_weight=sample_weight,
+        ),
+        "cross_entropy_loss": cross_entropy_loss(logits, mask, weight, class_weight, sample_weight),
     }
 
 

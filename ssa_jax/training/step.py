@@ -13,6 +13,7 @@ from jax import Array
 
 from ssa_jax.models.attention import attention_loss_terms, attention_weight
 from ssa_jax.models.ssa_net import Prediction, SSANet, probabilities
+from ssa_jax.training.consistency import labelled_by_teacher
 from ssa_jax.training.losses import segmentation_losses
 from ssa_jax.training.state import TrainState
 
@@ -83,6 +84,8 @@ class LossWeights:
         normalize: see `attention.spatial_softmax`.
         stop_gradient: see `attention.attention_loss_terms`.
         dice_absent: see `absent` of `losses.dice_loss`.
+        pseudo: final weight of the segmentation losses of pseudo-labelled slices.
+        pseudo_ramp_epochs: epochs over which that weight rises from 0.
     """
 
     dice: float
@@ -94,6 +97,8 @@ class LossWeights:
     normalize: str
     stop_gradient: bool
     dice_absent: bool = True
+    pseudo: float = 1.0
+    pseudo_ramp_epochs: float = 0.0
 
 
 def make_train_step(
@@ -103,6 +108,7 @@ def make_train_step(
     *,
     steps_per_epoch: int,
     average_decay: float,
+    teacher_eta: float | None = None,
 ) -> Step:
     """Make the step of one device on its share of a batch, to be mapped over `AXIS`.
 
@@ -112,10 +118,13 @@ def make_train_step(
         settings: weights of the loss.
         steps_per_epoch: converts steps to epochs, in which the attention loss's start is given.
         average_decay: of the moving average of the variables; used where the state has one.
+        teacher_eta: confidence that a label of the moving average needs, for batches with
+            unlabelled slices, see `consistency.labelled_by_teacher`; None for labelled batches.
 
     Returns:
         `step(state, batch) -> (state, metrics)`; the batch has 'image' `[B, H, W, C]` float32,
-        'mask' `[B, H, W]` int32 and 'weight' `[B, H, W, 1]` float32 in [0, 1].
+        'mask' `[B, H, W]` int32 and 'weight' `[B, H, W, 1]` float32 in [0, 1]; it may have 'pseudo'
+        `[B]` float32, 1 for pseudo-labelled slices.
     """
 
     def loss_of(params: Any, state: TrainState, batch: Batch) -> tuple[Array, Any]:
@@ -130,6 +139,8 @@ def make_train_step(
         return loss, (updates["batch_stats"], terms, prediction.logits)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
+        if teacher_eta is not None:
+            batch = labelled_by_teacher(model, state.variables, batch, teacher_eta)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (batch_stats, terms, logits)), gradients = gradient_of(state.params, state, batch)
         gradients = _over_devices(gradients)
@@ -175,7 +186,14 @@ def total_loss(
     """
     class_weight = jnp.asarray(settings.class_weight, jnp.float32)
     mask, weight = batch["mask"], batch["weight"]
-    terms = segmentation_losses(prediction.logits, mask, weight, class_weight, settings.dice_absent)
+    terms = segmentation_losses(
+        prediction.logits,
+        mask,
+        weight,
+        class_weight,
+        settings.dice_absent,
+        _sample_weight(batch, settings, epoch),
+    )
     pairs = attention_loss_terms(
         prediction.attention, normalize=settings.normalize, stop_gradient=settings.stop_gradient
     )
@@ -192,6 +210,16 @@ def total_loss(
     )
     names = ("attention_1_2", "attention_2_3", "attention_3_4")
     return loss, terms | dict(zip(names, pairs, strict=True))
+
+
+def _sample_weight(batch: Batch, settings: LossWeights, epoch: Array | float) -> Array | None:
+    """Return the weight of each sample in the segmentation losses; None if all are labelled."""
+    if "pseudo" not in batch:
+        return None
+    risen = attention_weight(
+        epoch, alpha=settings.pseudo, start_epoch=0.0, ramp_epochs=settings.pseudo_ramp_epochs
+    )
+    return 1 + batch["pseudo"] * (risen - 1)
 
 
 def overlap(logits: Array, mask: Array, weight: Array) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from ssa_jax.experiment.workdir import (
     DIVERGED_FILE,
     GOES_ON,
     changed_settings,
+    goes_on,
     load_settings,
     save_settings,
 )
@@ -118,3 +119,11 @@ def test_a_configuration_of_an_older_version_is_read(workdir):
     (workdir / "config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"config\.json: damaged or changed"):
         load_settings(workdir)
+
+
+def test_the_fields_of_an_online_teacher_may_not_change(tmp_path):
+    online = SETTINGS.replace({"train.consistency": True})
+    save_settings(online, tmp_path)
+    changed = online.replace({"self_train.eta": 0.5})
+    with pytest.raises(ValueError, match=r"self_train\.eta is 0\.5 here and 0\.95 there"):
+        changed_settings(changed, tmp_path, goes_on(changed))

@@ -1,13 +1,22 @@
 """The training stream: resumable bit for bit, the same however many shards; evaluation batches."""
 
+import dataclasses
 import itertools
+from typing import Any
 
 import grain
 import numpy as np
 import pytest
 
 from input_pipeline.augment import Augmentation
-from input_pipeline.loader import eval_batches, train_iterator
+from input_pipeline.loader import (
+    Pool,
+    eval_batches,
+    teacher_iterator,
+    train_iterator,
+    two_pool_iterator,
+)
+from input_pipeline.mixing import Mixing
 from input_pipeline.preprocess import Preprocessing, from_grid
 from input_pipeline.slices import Slice
 
@@ -38,7 +47,7 @@ def make_slices(count: int) -> list[Slice]:
 
 
 def make_iterator(
-    count: int = 10, *, batch_size: int = 4, seed: int = 7, augmented: bool = True, **shard: int
+    count: int = 10, *, batch_size: int = 4, seed: int = 7, augmented: bool = True, **shard: Any
 ) -> grain.DatasetIterator:
     return train_iterator(
         make_slices(count),
@@ -183,3 +192,134 @@ def test_evaluation_of_nothing_is_nothing_and_a_bad_size_is_named() -> None:
     assert list(eval_batches([], PREPROCESSING, batch_size=2)) == []
     with pytest.raises(ValueError, match="batch_size is 0"):
         next(eval_batches(make_slices(1), PREPROCESSING, batch_size=0))
+
+
+def make_two_pools(share: float = 0.25, *, mixed: bool = True, **given: Any) -> Any:
+    """4 labelled slices, numbers 0 to 3, and 11 pseudo-labelled ones, of weight 0.4."""
+    weight = np.full((32, 32), 102, np.uint8)
+    options: dict[str, Any] = {"batch_size": 8, "seed": 3} | given
+    pseudo = [dataclasses.replace(item, weight=weight) for item in make_slices(11)]
+    changes = AUGMENTATION if mixed else None
+    return two_pool_iterator(
+        Pool(make_slices(4), changes),
+        Pool(pseudo, changes),
+        PREPROCESSING,
+        labelled_share=share,
+        mixing=Mixing(cutmix=0.5, copy_paste=0.5, amplitude=0.5) if mixed else Mixing(),
+        **options,
+    )
+
+
+@pytest.mark.parametrize(("share", "labelled"), [(0.25, 2), (0.5, 4), (0.75, 6)])
+def test_every_batch_has_the_same_share_of_labelled_slices(share: float, labelled: int) -> None:
+    for batch in take(make_two_pools(share, mixed=False), 20):
+        assert (batch["pseudo"] == 0).sum() == labelled
+        assert (batch["pseudo"] == 1).sum() == 8 - labelled
+        np.testing.assert_allclose(batch["weight"][batch["pseudo"] == 1], 0.4)
+        np.testing.assert_allclose(batch["weight"][batch["pseudo"] == 0], 1)
+
+
+def test_both_pools_are_used_up_before_they_start_again() -> None:
+    batches = take(make_two_pools(0.5, mixed=False), 11)
+    drawn: dict[int, list[int]] = {0: [], 1: []}
+    for batch in batches:
+        for number, pseudo in zip(numbers(batch), batch["pseudo"], strict=True):
+            drawn[int(pseudo)].append(number)
+    for pseudo, count in ((0, 4), (1, 11)):
+        for start in range(0, 44, count):
+            assert sorted(drawn[pseudo][start : start + count]) == list(range(count))
+
+
+def test_a_mixed_slice_has_pixels_of_both_pools() -> None:
+    """Weights 1 and 0.4 tell the pools apart; without geometric changes none is 0."""
+    iterator = two_pool_iterator(
+        Pool(make_slices(4), None),
+        Pool(
+            [
+                dataclasses.replace(s, weight=np.full((32, 32), 102, np.uint8))
+                for s in make_slices(5)
+            ],
+            None,
+        ),
+        PREPROCESSING,
+        labelled_share=0.5,
+        batch_size=4,
+        seed=0,
+        mixing=Mixing(cutmix=1.0),
+    )
+    for batch in take(iterator, 10):
+        for weight in batch["weight"]:
+            np.testing.assert_allclose(np.unique(weight), [0.4, 1], atol=1e-6)
+
+
+def test_two_pools_resume_with_the_same_bits() -> None:
+    whole = take(make_two_pools(), 6)
+    first = make_two_pools()
+    take(first, 3)
+    again = make_two_pools()
+    again.set_state(first.get_state())
+    for one, other in zip(whole[3:], take(again, 3), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_two_shards_of_two_pools_are_one() -> None:
+    whole = take(make_two_pools(), 6)
+    shards = [take(make_two_pools(batch_size=4, shard_index=k, shard_count=2), 6) for k in range(2)]
+    for number, batch in enumerate(whole):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name][0::2], shards[0][number][name])
+            np.testing.assert_array_equal(batch[name][1::2], shards[1][number][name])
+
+
+def test_one_pool_is_mixed_with_itself_and_resumes() -> None:
+    mixing = Mixing(cutmix=1.0)
+    plain, mixed = take(make_iterator(), 4), take(make_iterator(mixing=mixing), 4)
+    differing = [
+        np.any(one["image"] != other["image"], axis=(1, 2, 3))
+        for one, other in zip(plain, mixed, strict=True)
+    ]
+    assert np.concatenate(differing).all()  # each has the slice it would have had, and a box
+    first = make_iterator(mixing=mixing)
+    take(first, 2)
+    again = make_iterator(mixing=mixing)
+    again.set_state(first.get_state())
+    assert_same(mixed[2:], take(again, 2))
+
+
+def make_pairs(**given: Any) -> Any:
+    options: dict[str, Any] = {"batch_size": 4, "seed": 3} | given
+    return teacher_iterator(
+        Pool(make_slices(4), AUGMENTATION),
+        Pool([dataclasses.replace(s, mask=None) for s in make_slices(11)], AUGMENTATION.geometric),
+        PREPROCESSING,
+        strong=AUGMENTATION.photometric,
+        cutmix=0.5,
+        **options,
+    )
+
+
+def test_both_views_of_an_unlabelled_slice_show_the_same_pixels() -> None:
+    batches = take(make_pairs(), 10)
+    boxes = [box.any() for batch in batches for box in batch["box"]]
+    assert 0.3 < np.mean(boxes) < 0.7  # every second pair
+    for batch in batches:
+        weak, strong = batch["weak"], batch["strong"]
+        np.testing.assert_array_equal(weak[..., 1], strong[..., 1])  # the lung mask stays
+        for one, other, valid in zip(weak, strong, batch["valid"][..., 0] > 0, strict=True):
+            assert np.corrcoef(one[valid, 0], other[valid, 0])[0, 1] > 0.9
+    assert any(np.any(batch["weak"] != batch["strong"]) for batch in batches)
+
+
+def test_pairs_resume_and_shard_with_the_same_bits() -> None:
+    whole = take(make_pairs(), 6)
+    first = make_pairs()
+    take(first, 3)
+    again = make_pairs()
+    again.set_state(first.get_state())
+    shards = [take(make_pairs(batch_size=2, shard_index=k, shard_count=2), 6) for k in range(2)]
+    for number, (batch, resumed) in enumerate(zip(whole[3:], take(again, 3), strict=True), 3):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], resumed[name])
+            np.testing.assert_array_equal(batch[name][0::2], shards[0][number][name])
+            np.testing.assert_array_equal(batch[name][1::2], shards[1][number][name])

@@ -10,6 +10,7 @@ from ssa_jax.semi_supervised.trust import (
     Trust,
     class_thresholds,
     confidence_histogram,
+    is_doubtful,
     pseudo_label,
 )
 
@@ -107,3 +108,26 @@ def test_agreement_pools_all_slices():
     after = np.array([[1, 1, 1, 0]]), np.array([[0, 0]])
     # class 1: 2 of both, 3 and 3; class 2: none of both, 1 and 0; class 3 nowhere
     assert agreement(zip(before, after, strict=True), 4) == [pytest.approx(2 / 3), 0.0, None]
+
+
+def test_a_label_that_is_empty_by_doubt_is_told_from_one_that_is_empty_by_confidence():
+    empty, doubted, sure = np.zeros((3, 3), np.uint8), np.eye(3, dtype=np.uint8), 255
+    weight = np.full((3, 3), sure, np.uint8)
+    assert not is_doubtful(empty, weight)
+    assert not is_doubtful(doubted, weight)
+    assert is_doubtful(doubted, weight * (doubted == 0))
+    one_left = weight * (doubted == 0)
+    one_left[0, 0] = 1
+    assert not is_doubtful(doubted, one_left)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -1.0}, r"temperature is -1\.0; expected 0 or more"),
+        ({"leave_out_doubtful": True}, "expected 'ignore' with"),
+    ],
+)
+def test_new_options_outside_their_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Trust(**fields)

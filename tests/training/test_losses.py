@@ -151,3 +151,18 @@ def test_a_class_without_pixels_cannot_be_weighted():
     class_weights([0, 60, 9], over="lesion", clip=0.0)
     with pytest.raises(ValueError, match=r"class_weight_over is 'lesions'; expected one of"):
         class_weights([9, 6], over="lesions", clip=0.0)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_weight_of_a_sample_scales_its_part_of_both_losses(classes):
+    """Batches of one sample each give the parts."""
+    logits, mask, weight = random_batch(classes)
+    class_weight, factors = jnp.arange(1.0, classes + 1), np.float32([1.0, 0.25, 0.0])
+    whole = segmentation_losses(logits, mask, weight, class_weight, sample_weight=factors)
+    parts = [
+        segmentation_losses(logits[k : k + 1], mask[k : k + 1], weight[k : k + 1], class_weight)
+        for k in range(3)
+    ]
+    for name, value in whole.items():
+        expected = sum(f * part[name] for f, part in zip(factors, parts, strict=True)) / 3
+        np.testing.assert_allclose(value, expected, rtol=1e-5)

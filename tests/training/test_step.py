@@ -10,11 +10,18 @@ import numpy as np
 import optax
 import pytest
 
-from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.models.ssa_net import Prediction, SSANet
 from ssa_jax.training.mapping import MAPPINGS, map_step
 from ssa_jax.training.optim import make_optimizer
 from ssa_jax.training.state import TrainState, init_state
-from ssa_jax.training.step import AXIS, PooledDice, TrainMetrics, make_train_step, overlap
+from ssa_jax.training.step import (
+    AXIS,
+    PooledDice,
+    TrainMetrics,
+    make_train_step,
+    overlap,
+    total_loss,
+)
 from tests.conftest import variables_of
 from tests.support.golden_numbers import relative_error
 from tests.support.stand_in import SETTINGS, StandIn, batches
@@ -171,6 +178,26 @@ def test_attention_loss_counts_from_its_epoch_on(recorded):
         rest = values["loss"] - values["dice_loss"] - 0.5 * values["cross_entropy_loss"]
         weights.append(rest / attention)
     np.testing.assert_allclose(weights, [0, 0, 0, 1.5, 3, 3], atol=0.02)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0.0, 0.0), (2.0, 0.25), (9.0, 0.5)])
+def test_the_weight_of_pseudo_labelled_slices_rises(epoch, factor):
+    """The loss is that of the labelled slice, and `factor` times that of the other one."""
+    settings = dataclasses.replace(SETTINGS, alpha=0.0, pseudo=0.5, pseudo_ramp_epochs=4.0)
+    (batch,) = batches(1, 8)
+    two = jax.tree.map(lambda x: jnp.asarray(x)[:2], batch)
+    outputs = len(settings.class_weight) if len(settings.class_weight) > 2 else 1
+    logits = jax.random.normal(jax.random.key(0), (*two["mask"].shape, outputs))
+    maps = tuple(jnp.ones((2, 4, 4)) for _ in range(4))
+
+    def loss_of(chosen, **marks):
+        part = jax.tree.map(lambda x: x[chosen], {**two, **marks})
+        prediction = Prediction(logits[chosen], tuple(m[chosen] for m in maps))
+        return total_loss(prediction, part, settings, epoch)[0]
+
+    whole = loss_of(slice(0, 2), pseudo=jnp.array([0.0, 1.0]))
+    expected = (loss_of(slice(0, 1)) + factor * loss_of(slice(1, 2))) / 2
+    np.testing.assert_allclose(whole, expected, rtol=1e-5)
 
 
 def test_overlap_counts_pixels_with_weight():
