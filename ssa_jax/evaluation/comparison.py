@@ -62,10 +62,10 @@ def compare(networks: Mapping[str, Compared], metric: str) -> dict[str, dict[str
         metric: a key of `METRICS`.
 
     Returns:
-        For each class (and 'average' where there are several) and each network: 'score' ('mean', 'low',
-        'high'), 'each' (the mean of each repetition), and but for the reference 'difference'
-        (of the means, paired by patient), 'p' (signed ranks of the patients' mean differences),
-        'p_holm' (corrected for all p), 'better', 'equal' and 'worse' (numbers of cases),
+        For each class (and 'average' where there are several) and each network: 'score' ('mean',
+        'low' and 'high'), 'each' (the mean of each repetition), and but for the reference
+        'difference' (of the means, paired by patient), 'p' (signed ranks of the patients' mean
+        differences), 'p_holm' (corrected for all p), 'better', 'equal' and 'worse' (cases),
         'patients' (that have a difference) and 'by_case' (the difference in each case; None where
         both are undefined). Intervals are None where fewer than two patients define a class.
     """
@@ -93,7 +93,7 @@ def table_rows(
     repeated = any(row["each"] for rows in result.values() for row in rows.values())
     head = ["class", "network", f"{METRICS[metric].title} [95%]", f"minus {reference} [95%]"]
     head += ["p", "p (Holm)", "better / equal / worse"]
-    lines = [[*head, *(["each"] if repeated else [])]]
+    lines = [[*head, *(["each path"] if repeated else [])]]
     for class_name, rows in result.items():
         for network, row in rows.items():
             line = ["" if network != reference else class_name, network]

@@ -15,7 +15,7 @@ from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.summary import AVERAGE
 
 RESAMPLES = 2000
-_DECIMALS = 12  # differences are rounded before they are ranked, so that equal ones are ties
+_DECIMALS = 12  # of differences of cases, so that equal ones are 0 or ties
 
 Interval = dict[str, float | None]  # "mean", "low" and "high"
 
@@ -112,7 +112,7 @@ def case_differences(ours: Sequence[Score], theirs: Sequence[Score], *, best: fl
     for score in ours:
         pair = score.value, other[score.case, score.class_name]
         known = [best if value is None else value for value in pair]
-        value = None if pair == (None, None) else known[0] - known[1]
+        value = None if pair == (None, None) else round(known[0] - known[1], _DECIMALS)
         result.append(score._replace(value=value))
     return result
 
