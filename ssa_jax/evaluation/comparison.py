@@ -208,17 +208,17 @@ def _smallest_p(patients: int) -> float:
 
 def _false_alarm_note(networks: Mapping[str, Compared]) -> str:
     """Say how often only some networks found a class that is not there."""
-    empty: dict[tuple[str, str], set[bool]] = {}
+    shares: dict[tuple[str, str], set[float]] = {}
     for compared in networks.values():
         for score in compared.scores:
-            empty.setdefault((score.case, score.class_name), set()).add(score.value is None)
-    mixed = sum(len(seen) > 1 for seen in empty.values())
+            share = 0.0 if score.value is None else score.share
+            shares.setdefault((score.case, score.class_name), set()).add(share)
+    mixed = sum(len(seen) > 1 for seen in shares.values())
     if not mixed:
         return ""
     return (
         f"{mixed} times only some of the networks found a class that is not there: it counts in "
-        "the means of those alone, and in tests, numbers of cases and dots as against a perfect "
-        "score"
+        "their means alone, and in tests, numbers of cases and dots as against a perfect score"
     )
 
 

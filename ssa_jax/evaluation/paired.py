@@ -28,12 +28,15 @@ class Score(NamedTuple):
         patient: of the case.
         class_name: of the class.
         value: None where it is undefined, as of a class in neither truth nor prediction.
+        share: of the repetitions that `value` is the mean of, those that define it, the weight of
+            the case in means; 1 where there is one alone.
     """
 
     case: str
     patient: str
     class_name: str
     value: float | None
+    share: float = 1.0
 
 
 def scores_of(rows: Sequence[CaseRow], metric: str = "dsc") -> list[Score]:
@@ -50,7 +53,7 @@ def scores_of(rows: Sequence[CaseRow], metric: str = "dsc") -> list[Score]:
 
 
 def mean(scores: Sequence[Score]) -> float | None:
-    """Average over the cases of each class, then over the classes.
+    """Average over the cases of each class, weighted by their share, then over the classes.
 
     Args:
         scores: of any number of classes.
@@ -101,19 +104,23 @@ def case_differences(ours: Sequence[Score], theirs: Sequence[Score], *, best: fl
     Args:
         ours: scores of one network.
         theirs: scores of another in the same cases and classes.
-        best: value of the metric for a perfect prediction. It stands for a network that rightly
-            found nothing where the other raised a false alarm, which no mean includes.
+        best: value of the metric for a perfect prediction. It stands for a network (or the share
+            of its repetitions) that rightly found nothing where the other raised a false alarm,
+            which no mean includes.
 
     Returns:
         `ours` minus `theirs`, in the order of `ours`; None where neither is defined.
     """
-    other = {(score.case, score.class_name): score.value for score in theirs}
+    other = {(score.case, score.class_name): score for score in theirs}
     result = []
     for score in ours:
-        pair = score.value, other[score.case, score.class_name]
-        known = [best if value is None else value for value in pair]
-        value = None if pair == (None, None) else round(known[0] - known[1], _DECIMALS)
-        result.append(score._replace(value=value))
+        pair = score, other[score.case, score.class_name]
+        if all(one.value is None for one in pair):
+            value = None
+        else:
+            first, second = (_filled(one, best) for one in pair)
+            value = round(first - second, _DECIMALS)
+        result.append(score._replace(value=value, share=1.0))
     return result
 
 
@@ -205,6 +212,13 @@ def fewest_patients(scores: Sequence[Score]) -> int:
     return min(map(len, patients.values()))
 
 
+def _filled(score: Score, best: float) -> float:
+    """Return the value with the best one in place of repetitions that are undefined."""
+    if score.value is None:
+        return best
+    return score.value * score.share + best * (1 - score.share)
+
+
 def _patients(scores: Sequence[Score]) -> list[str]:
     return sorted({score.patient for score in scores})
 
@@ -224,8 +238,8 @@ def _averages(scores: Sequence[Score], patients: Sequence[str], counts: np.ndarr
     for score in scores:
         if score.value is not None:
             at = place[score.patient], classes.index(score.class_name)
-            top[at] += score.value
-            bottom[at] += 1
+            top[at] += score.value * score.share
+            bottom[at] += score.share
     sums, defined = counts @ top, counts @ bottom
     return np.mean(np.where(defined > 0, sums / np.maximum(defined, 1), np.nan), axis=1)
 

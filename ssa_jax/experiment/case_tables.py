@@ -89,35 +89,20 @@ def read_table_of(folder: Path, metric: str) -> Table:
         ValueError: the table is damaged, empty or lacks the metric or a class of a case.
         OSError: it cannot be read.
     """
+    if not (folder / "metrics.json").exists():
+        raise FileNotFoundError(
+            f"{folder}: holds {TABLE} without metrics.json, expected both as they are written; "
+            "copy that too, or evaluate again"
+        )
     summary = read_summary(folder)
     folds = summary.get("folds", 0)
     prefixes = tuple(f"fold_{number}/" for number in range(1, folds + 1))
     rows = [_without_fold(row, prefixes, folder) for row in read_rows(folder, "")]
-    table = Table(folder, summary, rows)
     if not rows:
         raise ValueError(f"{folder / TABLE}: holds no case, expected one or more; evaluate again")
-    counts: dict[str, dict[str, int]] = {}
-    for row in rows:
-        of_case = counts.setdefault(row["case"], dict.fromkeys(table.classes, 0))
-        of_case[row["class_name"]] += 1
-        block: Mapping[str, Any] = row.get("standard", {})
-        if not {metric, "truth_size", "unit", "tolerance"} <= block.keys():
-            raise ValueError(
-                f"{folder / TABLE}: lacks a column of standard.{metric}, truth_size, unit and "
-                "tolerance, expected what ssa-jax evaluate writes; evaluate again"
-            )
-        value = block[metric]
-        if value is not None and not math.isfinite(value):
-            raise ValueError(
-                f"{folder / TABLE}: {row['case']} has {value} in standard.{metric}, expected a "
-                "finite number or an empty cell; evaluate again"
-            )
-    for case, of_case in counts.items():
-        if len(set(of_case.values())) > 1 or (not folds and max(of_case.values()) > 1):
-            raise ValueError(
-                f"{folder / TABLE}: {case} has the rows {of_case} by class, expected one of each; "
-                "evaluate again"
-            )
+    table = Table(folder, summary, rows)
+    _check_values(table, metric)
+    _check_complete(table, repeated=bool(folds))
     return table
 
 
@@ -231,23 +216,26 @@ def scores_in(
         metric: of the `standard` block.
 
     Returns:
-        The scores, by case and class; undefined values are no part of a mean.
+        The scores, by case and class; undefined values are no part of a mean, see `Score.share`.
     """
-    of_tables: dict[tuple[str, str], list[float]] = {}
+    weighted: dict[tuple[str, str], list[tuple[float, float]]] = {}  # value by share, and share
     for table in tables:
-        values: dict[tuple[str, str], list[float]] = {}
+        values: dict[tuple[str, str], list[float | None]] = {}
         for row in table.rows:
             block: Mapping[str, Any] = row["standard"]
-            found = values.setdefault((row["case"], row["class_name"]), [])
-            found += [] if block[metric] is None else [block[metric]]
-        for key, found in values.items():
-            of_tables.setdefault(key, []).extend([math.fsum(found) / len(found)] if found else [])
-    return [
-        Score(case, patients[case], name, math.fsum(found) / len(found) if found else None)
-        for case in cases
-        for name in tables[0].classes
-        for found in [of_tables[case, name]]
-    ]
+            values.setdefault((row["case"], row["class_name"]), []).append(block[metric])
+        for key, of_folds in values.items():
+            known = [value for value in of_folds if value is not None]
+            entry = math.fsum(known) / len(of_folds), len(known) / len(of_folds)
+            weighted.setdefault(key, []).append(entry)
+    scores = []
+    for case in cases:
+        for name in tables[0].classes:
+            entries = weighted[case, name]
+            total, shares = (math.fsum(column) for column in zip(*entries, strict=True))
+            value = total / shares if shares else None
+            scores.append(Score(case, patients[case], name, value, shares / len(entries)))
+    return scores
 
 
 def origin_notes(networks: Mapping[str, Sequence[Table]]) -> list[str]:
@@ -316,6 +304,38 @@ def _find(path: Path) -> Path:
             f"{', '.join([*found[:LISTED], *more])}"
         )
     return Path(found[0])
+
+
+def _check_values(table: Table, metric: str) -> None:
+    """Check that every row has what is compared, and what the truth is known by."""
+    path = table.folder / TABLE
+    for row in table.rows:
+        block: Mapping[str, Any] = row.get("standard", {})
+        if not {metric, "truth_size", "unit", "tolerance"} <= block.keys():
+            raise ValueError(
+                f"{path}: lacks a column of standard.{metric}, truth_size, unit and tolerance, "
+                "expected what ssa-jax evaluate writes; evaluate again"
+            )
+        value, size = block[metric], block["truth_size"]
+        if size is None or not math.isfinite(0.0 if value is None else value):
+            raise ValueError(
+                f"{path}: {row['case']} has {value} in standard.{metric} and {size} in truth_size, "
+                "expected numbers; evaluate again"
+            )
+
+
+def _check_complete(table: Table, *, repeated: bool) -> None:
+    """Check that every case has as many rows of each class, one unless folds repeat it."""
+    classes, counts = table.classes, dict[str, dict[str, int]]()
+    for row in table.rows:
+        of_case = counts.setdefault(row["case"], dict.fromkeys(classes, 0))
+        of_case[row["class_name"]] += 1
+    for case, of_case in counts.items():
+        if len(set(of_case.values())) > 1 or (not repeated and max(of_case.values()) > 1):
+            raise ValueError(
+                f"{table.folder / TABLE}: {case} has the rows {of_case} by class, expected one of "
+                "each; evaluate again"
+            )
 
 
 def _without_fold(row: CaseRow, prefixes: tuple[str, ...], folder: Path) -> CaseRow:

@@ -120,6 +120,14 @@ def test_a_false_alarm_counts_against_a_rightly_empty_prediction():
     assert [score.value for score in of_hd95] == [40.0, None]
 
 
+def test_a_share_of_repetitions_is_a_weight():
+    half = [Score("a", "a", "x", 0.2, 0.5), Score("b", "b", "x", 0.8)]
+    assert mean(half) == pytest.approx((0.2 * 0.5 + 0.8) / 1.5)
+    whole = [Score("a", "a", "x", None), Score("b", "b", "x", 0.6)]
+    found = case_differences(half, whole, best=1.0)
+    assert [(s.value, s.share) for s in found] == [(0.2 * 0.5 + 0.5 - 1, 1.0), (0.2, 1.0)]
+
+
 def test_rounding_makes_no_difference():
     (found,) = case_differences(scores({"a": 0.1 + 0.2}), scores({"a": 0.3}), best=1.0)
     assert found.value == 0.0

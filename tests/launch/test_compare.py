@@ -208,6 +208,19 @@ def test_false_alarms_of_one_network(tmp_path):
     assert any("1 times only some" in note for note in result["notes"])
 
 
+def test_false_alarms_of_some_seeds_count_by_their_share(tmp_path):
+    write(tmp_path / "A", {"a": None, "b": 0.5, "c": 0.5})
+    write(tmp_path / "B1", {"a": 0.0, "b": 0.5, "c": 0.6})
+    write(tmp_path / "B2", {"a": None, "b": 0.5, "c": 0.7})
+    result, _ = done(tmp_path / "A", f"B={tmp_path / 'B1'},{tmp_path / 'B2'}")
+    row = result["classes"]["lesion"]["B"]
+    assert row["by_case"] == pytest.approx({"a": -0.5, "b": 0.0, "c": 0.15})
+    # As the ablation pools seeds: five values are defined.
+    assert row["score"]["mean"] == pytest.approx((0.0 + 0.5 + 0.6 + 0.5 + 0.7) / 5)
+    assert row["each"] == pytest.approx([1.1 / 3, 0.6])
+    assert any("1 times only some" in note for note in result["notes"])
+
+
 def test_two_classes_keep_their_order_and_have_an_average(tmp_path):
     for name, shift in (("A", 0.0), ("B", 0.2)):
         rows = [case(k, v, "ground-glass") for k, v in A.items()]
@@ -231,6 +244,7 @@ def test_distances_have_a_unit_and_less_is_better(tmp_path):
 
 def test_a_workdir_with_one_table(tmp_path):
     write(tmp_path / "A" / "evaluation" / "test", A)
+    write(tmp_path / "A" / "evaluation" / ".results.host-1-ab.unfinished", A)  # of a killed process
     write(tmp_path / "B" / "test", A)
     result, _ = done(tmp_path / "A", tmp_path / "B")
     assert result["networks"]["A"] == [{"path": str(tmp_path / "A/evaluation/test"), "cases": 3}]
@@ -338,7 +352,7 @@ def test_damaged_tables(tmp_path):
         ([*rows, case("a", 0.5, "x")], "b has the rows {'lesion': 1, 'x': 0} by class"),
         ([{"case": "a", "patient": "a", "class_name": "lesion"}], "lacks a column of standard.dsc"),
         ([{"file": "a", "dice": 0.5}], "not a table of cases (KeyError('case'))"),
-        ([case("a", float("nan"))], "a has nan in standard.dsc, expected a finite number"),
+        ([case("a", float("nan"))], "a has nan in standard.dsc and 117.0 in truth_size"),
     ):
         write(bad, given)
         message = refused(tmp_path / "A", bad)
@@ -348,7 +362,7 @@ def test_damaged_tables(tmp_path):
         tmp_path / "A", bad
     )
     (bad / "metrics.json").unlink()
-    assert refused(tmp_path / "A", bad) == f"{bad / 'metrics.json'}: No such file or directory"
+    assert "B: holds cases.csv without metrics.json" in refused(tmp_path / "A", bad)
 
 
 def test_a_cross_validation_that_is_not_done(tmp_path):
