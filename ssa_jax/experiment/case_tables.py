@@ -49,7 +49,7 @@ def tables_named(given: Sequence[str]) -> dict[str, list[Path]]:
 
     Args:
         given: 'NAME=PATH[,PATH...]' or 'PATH', which is named by its folder. A path is a folder
-            that holds `cases.csv`, or has one such folder in it.
+            that holds `cases.csv`, or has one such folder in it; folders within that do not count.
 
     Returns:
         The folders of each network, by name.
@@ -291,8 +291,10 @@ def _find(path: Path) -> Path:
             f"{path}: a cross-validation without {TABLE}, expected one that is done; run its "
             "command again, which goes on where it stopped"
         )
-    below = (file for file in path.rglob(TABLE) if UNFINISHED not in str(file.relative_to(path)))
-    found = sorted(str(file.parent) for file in below)
+    below = path.rglob(TABLE)
+    folders = {file.parent for file in below if UNFINISHED not in str(file.relative_to(path))}
+    # A cross-validation's own table is of all its folds.
+    found = sorted(str(folder) for folder in folders if not folders & set(folder.parents))
     if not found:
         raise ValueError(
             f"{path}: no {TABLE} in it or below, expected one; run ssa-jax evaluate on the workdir"

@@ -1,5 +1,6 @@
 """Evaluation of a trained network on a split: tables and pictures in a folder, all or nothing."""
 
+import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
         raise ValueError(f"{path}: damaged or changed: not what was written; {mend}")
     try:
         return [_row_of(line, prefix) for line in read_table(path)]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path}: not a table of cases ({error!r}); {mend}") from None
 
 

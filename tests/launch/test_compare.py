@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from input_pipeline.files import write_json, write_table
-from launch import compare
+from launch import compare, evaluate, self_train
 from ssa_jax.experiment.comparison import compare_networks, comparison_text
-from tests.support.small_training import Ended, run, tree
+from tests.support.small_training import TEST, Ended, arguments, run, stand_in, tree, write_source
 
 Values = Mapping[str, float | None]
 PATIENTS = {"a": "p", "b": "p", "c": "q"}
@@ -48,8 +48,8 @@ def write(folder: Path, rows: Sequence[Mapping[str, Any]] | Values, **summary: A
 
 def done(*given: str | Path, **options: Any) -> tuple[dict[str, Any], str]:
     """Compare without writing; the result as JSON holds it, and the text."""
-    options = {"metric": "dsc", "common": False, "out": None} | options
-    result = compare_networks([str(text) for text in given], **options)
+    chosen: dict[str, Any] = {"metric": "dsc", "common": False, "out": None} | options
+    result = compare_networks([str(text) for text in given], **chosen)
     return json.loads(json.dumps(result, allow_nan=False)), comparison_text(result)
 
 
@@ -256,6 +256,14 @@ def test_a_workdir_with_one_table(tmp_path):
     )
 
 
+def test_the_folds_within_a_cross_validation_do_not_count(tmp_path):
+    folder = cross_validation(tmp_path / "runs" / "W", [A])
+    write(folder / "fold_1" / "evaluation" / "validation", A)
+    write(tmp_path / "B", A)
+    result, _ = done(tmp_path / "runs", tmp_path / "B")
+    assert result["networks"]["runs"] == [{"path": str(folder), "cases": 3}]
+
+
 def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "x,y=z", A)
@@ -402,3 +410,26 @@ def test_bad_arguments(tmp_path, monkeypatch, given, text):
 def test_a_metric_that_does_not_exist(tmp_path):
     ended: Ended = run(compare.main, [str(tmp_path), str(tmp_path), "--metric", "iou"])
     assert ended.status == 2 and "invalid choice: 'iou'" in ended.errors
+
+
+@pytest.mark.slow
+def test_the_tables_of_self_train_and_evaluate(tmp_path):
+    """Real tables: the rounds' own of the best round, and evaluations of each round."""
+    source, workdir = write_source(tmp_path / "source"), tmp_path / "W"
+    with stand_in():
+        assert run(self_train.main, arguments(source, workdir, "self_train_semiseg")).status == 0
+        for number in (1, 2):
+            given = ["--workdir", str(workdir / f"round_{number:02d}"), "--split", "test"]
+            out = ["--out", str(tmp_path / str(number)), "--which", "last", "--quiet"]
+            assert run(evaluate.main, [*given, *out]).status == 0
+    result, _ = done(f"best={workdir}", tmp_path / "1", tmp_path / "2")
+    rows = result["classes"]["lesion"]
+    best = str(json.loads((workdir / "summary.json").read_text())["best_round"])
+    other = {"1": "2", "2": "1"}[best]
+    assert result["cases"] == TEST
+    assert set(rows[best]["by_case"].values()) == {0.0} and rows[best]["p"] == 1.0
+    folders = (workdir / "test", tmp_path / other)
+    tables = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    scores = [table["standard"]["lesion"]["dsc"]["mean"] for table in tables]
+    assert rows[other]["difference"]["mean"] == pytest.approx(scores[1] - scores[0])
+    assert rows[other]["difference"]["mean"] != 0
