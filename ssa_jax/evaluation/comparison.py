@@ -217,8 +217,8 @@ def _false_alarm_note(networks: Mapping[str, Compared]) -> str:
     if not mixed:
         return ""
     return (
-        f"{mixed} times only some of the networks found a class that is not there: it counts in "
-        "their means alone, and in tests, numbers of cases and dots as against a perfect score"
+        f"false alarms that not all networks share: {mixed}; each counts in the means of those "
+        "that raised it alone, and in tests, numbers of cases and dots against a perfect score"
     )
 
 

@@ -318,11 +318,14 @@ def _check_values(table: Table, metric: str) -> None:
                 f"{path}: lacks a column of standard.{metric}, truth_size, unit and tolerance, "
                 "expected what ssa-jax evaluate writes; evaluate again"
             )
-        value, size = block[metric], block["truth_size"]
-        if size is None or not math.isfinite(0.0 if value is None else value):
+        known = {name: block[name] for name in (metric, "truth_size", "tolerance")}
+        numbers = [
+            0.0 if value is None and name == metric else value for name, value in known.items()
+        ]
+        if None in numbers or not all(map(math.isfinite, numbers)):
             raise ValueError(
-                f"{path}: {row['case']} has {value} in standard.{metric} and {size} in truth_size, "
-                "expected numbers; evaluate again"
+                f"{path}: {row['case']} has {known}, expected finite numbers, or an empty cell of "
+                f"{metric}; evaluate again"
             )
 
 

@@ -103,15 +103,14 @@ def _result(
     """Compute the content of `comparison.json`."""
     scores = next(iter(compared.values())).scores
     first = next(iter(networks.values()))[0].rows[0]["standard"]
+    units = {"hd95": first["unit"], "nsd": f"{first['tolerance']:g} {first['unit']}"}
     classes = compare(compared, metric)
     notes = [*origin_notes(networks), *notes_of(classes, compared)]
     if left_out:
-        notes.insert(0, f"{left_out} cases that not all networks have are left out")
+        notes.insert(0, f"cases left out, as not all networks have them: {left_out}")
     return {
         "metric": metric,
-        "unit": {"hd95": first["unit"], "nsd": f"{first['tolerance']:g} {first['unit']}"}.get(
-            metric
-        ),
+        "unit": units.get(metric),
         "reference": next(iter(networks)),
         "networks": {
             name: [{"path": str(t.folder), "cases": len(t.cases)} for t in tables]

@@ -173,5 +173,5 @@ def test_cases_of_a_patient_are_said():
 
 def test_false_alarms_of_some_networks_are_said():
     first, second = steps(7)["A"], network({"x": [None, None, 0.5, 0.5, 0.5, 0.5, 0.5]})
-    assert "2 times only some of the networks found a class" in said({"A": first, "B": second})
-    assert "only some" not in said({"A": second, "B": second})
+    assert "false alarms that not all networks share: 2; each" in said({"A": first, "B": second})
+    assert "false alarms" not in said({"A": second, "B": second})

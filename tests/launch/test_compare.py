@@ -178,7 +178,7 @@ def test_cases_that_not_all_have(tmp_path):
     result, printed = done(*given, common=True)
     assert result["classes"]["lesion"]["B"]["by_case"] == pytest.approx({"b": 0.2, "c": 0.1})
     assert (result["cases"], result["left_out"]) == (2, 3)
-    assert "note: 3 cases that not all networks have are left out" in printed.splitlines()
+    assert "note: cases left out, as not all networks have them: 3" in printed.splitlines()
     write(tmp_path / "C", {"d": 0.6})
     assert "no case that all networks have (A has a, b, c; B has b, c; C has d)" in refused(
         *given, "--common"
@@ -205,7 +205,7 @@ def test_false_alarms_of_one_network(tmp_path):
     row = result["classes"]["lesion"]["B"]
     assert row["by_case"] == {"a": -1.0, "b": 0.0, "c": 0.0} and row["worse"] == 1
     assert row["difference"]["mean"] == pytest.approx(1 / 3 - 0.5)
-    assert any("1 times only some" in note for note in result["notes"])
+    assert any("share: 1; each" in note for note in result["notes"])
 
 
 def test_false_alarms_of_some_seeds_count_by_their_share(tmp_path):
@@ -218,7 +218,7 @@ def test_false_alarms_of_some_seeds_count_by_their_share(tmp_path):
     # As the ablation pools seeds: five values are defined.
     assert row["score"]["mean"] == pytest.approx((0.0 + 0.5 + 0.6 + 0.5 + 0.7) / 5)
     assert row["each"] == pytest.approx([1.1 / 3, 0.6])
-    assert any("1 times only some" in note for note in result["notes"])
+    assert any("share: 1; each" in note for note in result["notes"])
 
 
 def test_two_classes_keep_their_order_and_have_an_average(tmp_path):
@@ -360,7 +360,14 @@ def test_damaged_tables(tmp_path):
         ([*rows, case("a", 0.5, "x")], "b has the rows {'lesion': 1, 'x': 0} by class"),
         ([{"case": "a", "patient": "a", "class_name": "lesion"}], "lacks a column of standard.dsc"),
         ([{"file": "a", "dice": 0.5}], "not a table of cases (KeyError('case'))"),
-        ([case("a", float("nan"))], "a has nan in standard.dsc and 117.0 in truth_size"),
+        (
+            [rows[0] | {"standard": rows[0]["standard"] | {"truth_size": None}}],
+            "'truth_size': None",
+        ),
+        (
+            [case("a", float("nan"))],
+            "a has {'dsc': nan, 'truth_size': 117.0, 'tolerance': 3.0}, expected",
+        ),
     ):
         write(bad, given)
         message = refused(tmp_path / "A", bad)
