@@ -12,6 +12,7 @@ from ssa_jax.figures.drawing import DPI, GRID, INK, QUIET
 _BETTER, _WORSE, _EQUAL = "#0072b2", "#d55e00", "#9a9a9a"
 _GOLDEN = 0.618034  # its multiples spread neighbours evenly
 _LONGEST = 24  # characters of a network's name
+_NARROWEST = 1e-3  # an axis of less has no readable numbers; all differences may be 0
 
 
 def paired_differences(
@@ -44,6 +45,8 @@ def paired_differences(
         axes.set_yticks(range(len(networks)), [_literal(name) for name in networks])
         axes.set_ylim(len(networks) - 0.5, -0.5)
         _finish(axes)
+    if np.ptp(panels[0].get_xlim()) < _NARROWEST:
+        panels[0].set_xlim(-_NARROWEST, _NARROWEST)
     better = "right" if more_is_better else "left"
     figure.supxlabel(
         f"{title} minus {_literal(reference)}: {better} of 0 is better\n"
