@@ -74,3 +74,9 @@ def test_any_name_can_be_drawn(name):
     figure = paired_differences(result, title="DSC", reference=name, more_is_better=True)
     assert np.asarray(Image.open(io.BytesIO(png_bytes(figure)))).std() > 0
     assert f"DSC minus {name[:5]}".replace("$", r"\$")[:12] in figure.get_supxlabel()
+
+
+def test_networks_that_do_not_differ_have_a_readable_axis():
+    result = {"one": {"A": {}, "B": network([0.0, 0.0], 0.0, 0.0, 0.0)}}
+    figure = paired_differences(result, title="DSC", reference="A", more_is_better=True)
+    assert figure.axes[0].get_xlim() == (-1e-3, 1e-3)
