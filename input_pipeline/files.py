@@ -156,6 +156,25 @@ def require_empty(folder: Path, flag: str) -> None:
         )
 
 
+def require_own(folder: Path, owned: Sequence[str], *, what: str) -> None:
+    """Check that files which results will replace in a folder are of earlier results.
+
+    Args:
+        folder: the folder of the results; it need not exist.
+        owned: names of the results, the first one that all of them have.
+        what: writes them, for the message.
+
+    Raises:
+        FileExistsError: one of the others is there without the first.
+    """
+    there = [name for name in owned if (folder / name).exists()]
+    if there and owned[0] not in there:
+        raise FileExistsError(
+            f"{folder / there[0]}: is in the way, and no {what} wrote it; move it, or name "
+            "another --out"
+        )
+
+
 def safe_name(name: str) -> str:
     r"""Return the name of a file, inside the folder it is put in, for an id of any origin.
 

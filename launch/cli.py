@@ -29,6 +29,7 @@ COMMANDS = {  # by name: module, and what it does
     "score": ("launch.score", "score label maps of any program"),
     "lung_masks": ("launch.lung_masks", "find the lungs in scans"),
     "prepare": ("launch.prepare", "build a data set from its published files or your own"),
+    "compare": ("launch.compare", "compare evaluated networks in the same cases"),
     "cross_validate": ("launch.cross_validate", "train and score a network for each fold"),
     "self_train": ("launch.self_train", "rounds of pseudo-labels on unlabelled slices"),
     "ablate_self_train": ("launch.ablate_self_train", "the parts of self_train compared"),

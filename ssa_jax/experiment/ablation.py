@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from input_pipeline.files import remove, write_json
 from ssa_jax.evaluation.metrics import CaseRow
+from ssa_jax.evaluation.paired import difference, mean, scores_of
 from ssa_jax.evaluation.summary import AVERAGE, interval_text, summarize
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
@@ -37,7 +36,6 @@ MEANING = {
 }
 PAPER = {"supervised": 0.4553, "S1": 0.5155, "S2": 0.5118, "S3": 0.5483, "S4": 0.5608}
 SAME_FIRST_ROUND = {"S1": "supervised", "S3": "supervised", "S4": "S2"}
-RESAMPLES = 2000
 
 
 def ablate(
@@ -85,7 +83,7 @@ def _run_variants(
     """Run every variant with every seed and summarise each variant."""
     keep_compiled(workdir)
     rows: dict[str, list[CaseRow]] = {name: [] for name in VARIANTS}
-    per_seed: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    per_seed: dict[str, list[float | None]] = {name: [] for name in VARIANTS}
     best: dict[str, list[int]] = {name: [] for name in VARIANTS}
     for seed in range(settings.seed, settings.seed + seeds):
         for name in VARIANTS:
@@ -102,41 +100,18 @@ def _run_variants(
                 )
             cases = read_rows(folder / data.TEST, f"seed_{seed}/")
             rows[name] += cases
-            per_seed[name].append(_mean_dsc(cases))
+            per_seed[name].append(mean(scores_of(cases)))
             best[name].append(summary["best_round"])
     return {
         name: {
             "dsc": {k: v["dsc"] for k, v in summarize(rows[name])["standard"].items()},
-            "gain": gain(rows[name], rows["supervised"]),
+            "gain": difference(scores_of(rows[name]), scores_of(rows["supervised"])),
             "seeds": per_seed[name],
             "best_rounds": best[name],
             "paper": PAPER[name],
         }
         for name in VARIANTS
     }
-
-
-def gain(ours: Sequence[CaseRow], theirs: Sequence[CaseRow]) -> dict[str, float | None]:
-    """Compute the difference of two runs' average DSC, paired by patient.
-
-    Args:
-        ours: cases of one run.
-        theirs: the same cases of another.
-
-    Returns:
-        'mean' (`ours` minus `theirs`), and 'low' and 'high' of its 95% interval by bootstrap over
-        patients; None for one patient.
-    """
-    patients = sorted({row["patient"] for row in ours} | {row["patient"] for row in theirs})
-    rng = np.random.default_rng(0)
-    shares = np.full(len(patients), 1 / len(patients))
-    drawn = rng.multinomial(len(patients), shares, size=RESAMPLES)
-    counts = np.vstack([np.ones(len(patients)), drawn])  # the first: every patient once
-    values = _averages(ours, patients, counts) - _averages(theirs, patients, counts)
-    if len(patients) == 1:
-        return {"mean": float(values[0]), "low": None, "high": None}
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return {"mean": float(values[0]), "low": float(low), "high": float(high)}
 
 
 def ablation_table(results: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
@@ -176,26 +151,6 @@ def _share_first_round(source: Path, target: Path, settings: Settings) -> None:
     shutil.copytree(source / "round_01", temporary, copy_function=os.link, ignore=leave)
     write_settings(settings, temporary)
     os.replace(temporary, first)
-
-
-def _averages(rows: Sequence[CaseRow], patients: Sequence[str], counts: np.ndarray) -> np.ndarray:
-    """Average the mean DSC over classes, for each of N resamples `counts` `[N, patients]`."""
-    place = {name: k for k, name in enumerate(patients)}
-    classes = sorted({row["class_name"] for row in rows})
-    top, bottom = np.zeros((len(patients), len(classes))), np.zeros((len(patients), len(classes)))
-    for row in rows:
-        value = row["standard"]["dsc"]
-        if value is not None:
-            at = place[row["patient"]], classes.index(row["class_name"])
-            top[at] += value
-            bottom[at] += 1
-    sums, defined = counts @ top, counts @ bottom
-    return np.mean(np.where(defined > 0, sums / np.maximum(defined, 1), np.nan), axis=1)
-
-
-def _mean_dsc(rows: Sequence[CaseRow]) -> float:
-    patients = sorted({row["patient"] for row in rows})
-    return float(_averages(rows, patients, np.ones((1, len(patients))))[0])
 
 
 def _number(value: float | None) -> str:

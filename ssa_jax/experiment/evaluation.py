@@ -1,13 +1,15 @@
 """Evaluation of a trained network on a split: tables and pictures in a folder, all or nothing."""
 
+import csv
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from input_pipeline.files import (
     atomic_directory,
     read_table,
+    require_own,
     safe_name,
     write_bytes,
     write_json,
@@ -65,7 +67,7 @@ def evaluate(
         FileExistsError: `out` holds files of these names that no evaluation wrote.
     """
     slices = data.evaluation_slices(settings, workdir, split)
-    _check_out(out)
+    require_own(out, OUTPUTS, what="evaluation")
     _note_changes(settings, workdir)
     net = network.restore(settings, workdir, which)
     with (
@@ -124,24 +126,46 @@ def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
         ValueError: a file is damaged.
         OSError: it cannot be read.
     """
-    mend = f"restore it from a copy, or remove {folder} and run the same command again"
-    tables = read_signed(folder / "metrics.json", mend).get("tables")
+    mend = _mend(folder)
+    tables = read_summary(folder).get("tables")
     path = folder / "volumes.csv"
     there = path.exists() if tables is None else path.name in tables
     path = path if there else folder / "cases.csv"
     if tables is not None and file_sha256(path) != tables.get(path.name):
         raise ValueError(f"{path}: damaged or changed: not what was written; {mend}")
-    rows: list[CaseRow] = []
-    for line in read_table(path):
-        row: dict[str, Any] = {"case": prefix + line["case"]}
-        row |= {name: line[name] for name in ("patient", "class_name")}
-        for name, text in line.items():
-            block, _, metric = name.partition(".")
-            if metric:
-                value = text if metric in TEXTS else float(text) if text else None
-                row.setdefault(block, {})[metric] = value
-        rows.append(row)  # type: ignore[arg-type]
-    return rows
+    try:
+        return [_row_of(line, prefix) for line in read_table(path)]
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: not a table of cases ({error!r}); {mend}") from None
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what `metrics.json` holds beside the cases of an evaluation.
+
+    Args:
+        folder: written by `evaluate`.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    return read_signed(folder / "metrics.json", _mend(folder))
+
+
+def _mend(folder: Path) -> str:
+    return f"restore it from a copy, or remove {folder} and run the same command again"
+
+
+def _row_of(line: Mapping[str, str], prefix: str) -> CaseRow:
+    """Return the row of which `write_table` wrote a line."""
+    row: dict[str, Any] = {"case": prefix + line["case"]}
+    row |= {name: line[name] for name in ("patient", "class_name")}
+    for name, text in line.items():
+        block, _, metric = name.partition(".")
+        if metric:
+            value = text if metric in TEXTS else float(text) if text else None
+            row.setdefault(block, {})[metric] = value
+    return cast(CaseRow, row)
 
 
 def _note_changes(settings: Settings, workdir: Path) -> None:
@@ -154,16 +178,6 @@ def _note_changes(settings: Settings, workdir: Path) -> None:
             f"{workdir}: the data set is another than the training began with: {found}; the "
             "scores are of the slices as they are now",
             file=sys.stderr,
-        )
-
-
-def _check_out(out: Path) -> None:
-    """Check that only files of an earlier evaluation would be replaced."""
-    there = [name for name in OUTPUTS if (out / name).exists()]
-    if there and OUTPUTS[0] not in there:
-        raise FileExistsError(
-            f"{out / there[0]}: is in the way, and no evaluation wrote it; move it, or name "
-            "another --out"
         )
 
 

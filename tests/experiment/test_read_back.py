@@ -33,6 +33,15 @@ def test_rows_of_an_older_version_are_read(scores):
     assert read_rows(scores, "") == [ROW | {"case": "cases.csv"}]
 
 
+def test_a_table_of_something_else_is_named(scores):
+    write_json(scores / "metrics.json", {"cases": 1})
+    path = scores / "volumes.csv"
+    for text in ("name,dice\na,0.5\n", "case,patient,class_name,standard.dsc\na,p,lesion,x\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"volumes\.csv: not a table of cases \(.*restore it"):
+            read_rows(scores, "")
+
+
 def test_a_changed_digit_of_a_table_is_found(scores):
     path = scores / "volumes.csv"
     path.write_text(path.read_text().replace("0.5", "0.7"))

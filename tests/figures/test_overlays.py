@@ -235,7 +235,7 @@ def test_curves_without_anything_to_draw(tmp_path: Path) -> None:
 
 def test_pyplot_stays_out() -> None:
     program = (
-        "import sys, ssa_jax.figures.overlays, ssa_jax.figures.curves; "
+        "import sys; from ssa_jax.figures import curves, differences, overlays, rounds_report; "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -18,6 +18,7 @@ from input_pipeline.files import (
     atomic_file,
     read_table,
     require_empty,
+    require_own,
     safe_name,
     temporary_name,
     write_bytes,
@@ -255,3 +256,17 @@ def test_names_that_are_safe_stay_and_others_stay_apart() -> None:
         assert safe_name(name) == name
     others = ["a/b", "a\\b", "a:b", "a_b", "é" * 200, "é" * 201]
     assert len({safe_name(name) for name in others}) == len(others)
+
+
+def test_only_files_of_earlier_results_are_replaced(tmp_path):
+    names = ("metrics.json", "cases.csv")
+    require_own(tmp_path / "absent", names, what="evaluation")
+    (tmp_path / "other.txt").write_text("")
+    require_own(tmp_path, names, what="evaluation")
+    (tmp_path / "cases.csv").write_text("")
+    with pytest.raises(
+        FileExistsError, match=r"cases\.csv: is in the way, and no evaluation wrote"
+    ):
+        require_own(tmp_path, names, what="evaluation")
+    (tmp_path / "metrics.json").write_text("")
+    require_own(tmp_path, names, what="evaluation")

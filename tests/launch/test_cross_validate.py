@@ -1,6 +1,7 @@
 """Folds, and the command from a published tree to predictions and scores of each fold."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.splits import make_folds
-from launch import cli, cross_validate, lung_masks, predict, prepare, score
+from launch import cli, compare, cross_validate, lung_masks, predict, prepare, score
 from tests.support import ROOT
 from tests.support.phantom_chest import SHAPE, SPACING, chest
 
@@ -102,6 +103,12 @@ def test_from_the_published_tree_to_scores_of_every_fold(tree, tmp_path, capsys)
     assert stamps == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "w").glob("fold_*/**/*")
     }
+    parts = ",".join(str(tmp_path / "w" / f"fold_{k}") for k in (1, 2))
+    status, printed, errors = run(capsys, compare.main, tmp_path / "w", f"parts={parts}")
+    assert (status, errors) == (0, "")  # the folds' own tables are the cross-validation's
+    assert re.search(
+        r"^ +parts +\S+ \[.*\] +\+0.000 \[\+0.000, \+0.000\] .* 0 / 2 / 0$", printed, re.M
+    )
     status, _, errors = run(capsys, cross_validate.main, *given, "--scheme", "ma")
     assert status == 2 and "other folds than these" in errors
 
