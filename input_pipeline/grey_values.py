@@ -14,12 +14,6 @@ LUNG_HU = -900.0  # that percentile in healthy lung, after smoothing
 BODY_HU = 30.0  # median of what is as dense as tissue: muscle and blood, with some fat and bone
 LEAST_CONTRAST = 32.0  # grey values from lung to tissue; with fewer, 8 bits are too coarse
 
-UNKNOWN_WINDOW = (
-    "grey values of lung and of soft tissue were not found, so the slice was mapped by its 1st and "
-    "99th percentile and may look unlike the training slices; export it with a lung window, such "
-    "as -1250 to 250 HU"
-)
-
 
 def anatomy_range(
     picture: np.ndarray, hu_window: tuple[float, float]
@@ -28,7 +22,7 @@ def anatomy_range(
 
     Lung is the 10th percentile of the aerated lung and stands for -900 HU; soft tissue is the
     median of all that is as dense, and stands for 30 HU. Air, the table's hollows and a constant
-    around the slice count for neither.
+    around the slice count for neither. Lung or tissue that the window clips counts as it is shown.
 
     Args:
         picture: `[H, W]` uint8, lung dark.

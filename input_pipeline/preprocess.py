@@ -37,8 +37,8 @@ class Preprocessing:
         grey_values: which grey values of an 8-bit slice become 0 and 1: 'percentiles' (its 1st and
             99th), 'anatomy' (those of -1250 and 250 HU by its lung and soft tissue, see
             `grey_values.anatomy_range`; percentiles where these are not found) or 'window' (0 and
-            255, as its window is known to be [-1250, 250] HU). Of 'hu' always 'percentiles', which
-            is then not read.
+            255, of a slice known to show [-1250, 250] HU). With 'hu' it is 'percentiles' and not
+            read.
 
     Raises:
         ValueError: a field has another value.

@@ -35,7 +35,7 @@ from ssa_jax.experiment import data
 
 WAYS = ("percentiles", "anatomy")
 LOW, HIGH = (-1400, -900), (-50, 800)  # ends of the windows that are drawn, HU
-DRAWS = 3  # windows for each slice
+DRAWS = 2  # windows for each slice
 LUNG, TISSUE = -850, 30  # HU of the medians of aerated lung and of tissue, to guess a window
 WHITE, BONE = 253, 700  # what a window shows as white is taken for bone, in HU
 FIXED = ((-1400, 400), (-1000, 800), (-1250, 0), (-1100, -100), (-900, 100), (-800, 400))
@@ -119,29 +119,37 @@ def spread(groups):
         print(f"{name}: lung and tissue not found in {missing} of {len(slices)}")
 
 
+def with_gamma(picture, gamma):
+    return np.rint(255 * (picture / 255) ** gamma).astype(np.uint8)
+
+
 def remains(groups):
     """What a change of the picture leaves, as the mean difference within the lungs."""
-    changes = {f"window {low}..{high} HU": Window(low, high).show for low, high in FIXED}
-    print("\nmean difference inside the lungs after a change of the picture, units of [0, 1]")
-    print(f"{'':26}" + "".join(f"{name + ', ' + way:>26}" for name in groups for way in WAYS))
-    for gamma in GAMMAS:
-        changes[f"gamma {gamma}"] = None
+    print("\nmean difference inside the lungs after a change of the picture, units of [0, 1];")
+    print("percentiles, anatomy (slices whose landmarks are not found then)")
+    changes = {f"window {low}..{high} HU": Window(low, high) for low, high in FIXED}
+    changes |= {f"gamma {gamma}": gamma for gamma in GAMMAS}
+    print(f"{'':26}" + "".join(f"{name:>22}" for name in groups))
+    lungs = {
+        name: [threshold_lung_mask(s.image, intensity="uint8", dilation=0) > 0 for s in slices]
+        for name, slices in groups.items()
+    }
     for text, change in changes.items():
         line = f"{text:26}"
-        for slices in groups.values():
+        for name, slices in groups.items():
             window = guessed_window(slices)
-            for way in WAYS:
-                found = []
-                for item in slices:
-                    lung = threshold_lung_mask(item.image, intensity="uint8", dilation=0) > 0
-                    if change is None:
-                        power = 255 * (item.image / 255) ** float(text.split()[1])
-                        picture = np.rint(power).astype(np.uint8)
-                    else:
-                        picture = change(window.hu(item.image))
+            left, missing = defaultdict(list), 0
+            for item, lung in zip(slices, lungs[name], strict=True):
+                if isinstance(change, Window):
+                    picture = change.show(window.hu(item.image))
+                else:
+                    picture = with_gamma(item.image, change)
+                missing += anatomy_range(picture, HU_WINDOW) is None
+                for way in WAYS:
                     before, after = (normalize(p, "uint8", way) for p in (item.image, picture))
-                    found.append(np.abs(before - after)[lung].mean())
-                line += f"{np.mean(found):26.3f}"
+                    left[way].append(np.abs(before - after)[lung].mean())
+            means = ", ".join(f"{np.mean(left[way]):.3f}" for way in WAYS)
+            line += f"{f'{means} ({missing})':>22}"
         print(line, flush=True)
 
 

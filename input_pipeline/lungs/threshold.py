@@ -141,31 +141,23 @@ def lung_and_tissue(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the grey values of aerated lung, and of tissue, in an 8-bit slice.
 
     Args:
-        picture: `[H, W]` uint8.
+        picture: `[H, W]` uint8; lung may be one black.
 
     Returns:
         `[lung pixels]` and `[tissue pixels]` float32, smoothed; both empty if the slice holds no
         lung. Neither has pixels of bars or of a fill around the content.
     """
     content = picture[content_box(picture)]
-    aerated, smooth, level = _shown_lung(content)
+    aerated, smooth, level = _aerated_of_picture(content)
     return (smooth[aerated], smooth[smooth >= level]) if aerated.any() else (smooth[:0, 0],) * 2
 
 
 def _lungs_of_picture(picture: np.ndarray) -> np.ndarray:
     """Return the lung mask of an 8-bit slice without bars around it, `[H, W]` uint8."""
-    aerated, smooth, level = _shown_lung(picture)
-    if not aerated.any():
+    aerated, smooth, level = _aerated_of_picture(picture)
+    if not aerated.any() or _saturated(picture, aerated, smooth, level) > SATURATED:
         return np.zeros(picture.shape, np.uint8)
     return with_dense_parts(smooth >= level, split_in_two(aerated))
-
-
-def _shown_lung(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return `_aerated_of_picture`, without any lung if the window shows it as one black."""
-    aerated, smooth, level = _aerated_of_picture(picture)
-    if aerated.any() and _saturated(picture, aerated, smooth, level) > SATURATED:
-        aerated = np.zeros_like(aerated)
-    return aerated, smooth, level
 
 
 def _saturated(picture: np.ndarray, aerated: np.ndarray, smooth: np.ndarray, level: float) -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.grey_values import UNKNOWN_WINDOW, anatomy_range
 from input_pipeline.inference_slices import (
     PictureSlices,
     ScanSlices,
@@ -15,8 +14,8 @@ from input_pipeline.inference_slices import (
 from input_pipeline.io.find import is_picture_name
 from input_pipeline.io.scan import Scan
 from input_pipeline.loader import eval_batches
-from input_pipeline.lungs.doubts import lung_doubts, picture_doubts
-from input_pipeline.preprocess import HU_WINDOW, Preprocessing, from_grid, normalize
+from input_pipeline.lungs.doubts import grey_doubts, lung_doubts, picture_doubts
+from input_pipeline.preprocess import Preprocessing, from_grid, normalize
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
 from ssa_jax.evaluation.scoring import SlicePrediction
@@ -204,8 +203,8 @@ class Network:
         lung, labels = prediction.slice.lung, prediction.labels
         image = prediction.slice.image
         notes = [] if lung is None else picture_doubts(image, lung)
-        if self.preprocessing.grey_values == "anatomy" and anatomy_range(image, HU_WINDOW) is None:
-            notes.append(UNKNOWN_WINDOW)
+        if self.preprocessing.grey_values == "anatomy":
+            notes = notes or grey_doubts(image)
         return Segmentation(
             self.class_names, None, lung, np.zeros(0), (), tuple(notes), self._made_by, labels, prob
         )

@@ -8,7 +8,6 @@ from PIL import Image
 from scipy import ndimage
 
 from configs import covid_semiseg, ct_phantom
-from input_pipeline.grey_values import UNKNOWN_WINDOW
 from input_pipeline.io.scan import Scan
 from input_pipeline.preprocess import normalize
 from input_pipeline.pseudo_labels import PseudoLabel
@@ -72,7 +71,17 @@ def test_a_picture_in_any_window_gives_one_mask(tmp_path, network):
 def test_a_picture_without_lung_is_said(tmp_path, network):
     path = tmp_path / "a.png"
     Image.fromarray(show(axial(lung=30.0), -1250, 250)).save(path)
-    assert network.segment(path).notes == (UNKNOWN_WINDOW,)
+    (note,) = network.segment(path).notes
+    assert note.startswith("grey values of lung and soft tissue were not found, so the slice was")
+
+
+def test_a_picture_whose_lung_is_black_is_said(tmp_path, network):
+    path = tmp_path / "a.png"
+    Image.fromarray(show(axial(), -160, 240)).save(path)
+    assert network.segment(path).notes == (
+        "100% of what may be lung has the darkest grey value, so this window cannot show lung; "
+        "export the slice with a lung window, such as -1250 to 250 HU",
+    )
 
 
 def test_pictures_by_percentiles_have_no_note(tmp_path, network):
