@@ -2,13 +2,16 @@
 
     python -m tests.grey_values slices SOURCE
     python -m tests.grey_values scans SCAN...
+    python -m tests.grey_values tables SOURCE
     python -m tests.grey_values networks SOURCE W...
 
 SOURCE is the folder of COVID-SemiSeg. `slices` prints where lung and soft tissue come to lie in
 labelled and unlabelled slices, and what another window or a gamma leaves of them; `scans` how far
-slices of scans in HU, shown in other windows, are from what the known window gives; `networks`,
-for workdirs trained with either way, the DSC of their validation slices as they are and in windows
-drawn at random, and how well labels of unlabelled slices agree between the two.
+slices of scans in HU, shown in other windows, are from what the known window gives. The others
+print the DSC of held-out slices as they are and in windows drawn at random, and how well labels of
+unlabelled slices agree between the two: `networks` for workdirs trained with either way, `tables`
+for what learns from grey values alone, the share of lesion among lung pixels of like grey values,
+in five folds.
 
 The windows drawn were stated before any result was seen: the low end from -1400 to -900 HU, the
 high end from -50 to 800 HU, both uniform.
@@ -16,11 +19,13 @@ high end from -50 to 800 HU, both uniform.
 
 import argparse
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 import ssa_jax
 from input_pipeline.datasets.covid_semiseg import find_cases, read_case
@@ -40,6 +45,8 @@ LUNG, TISSUE = -850, 30  # HU of the medians of aerated lung and of tissue, to g
 WHITE, BONE = 253, 700  # what a window shows as white is taken for bone, in HU
 FIXED = ((-1400, 400), (-1000, 800), (-1250, 0), (-1100, -100), (-900, 100), (-800, 400))
 GAMMAS = (0.7, 1.4)
+FOLDS, BINS, SMOOTHED = 5, 24, (1, 5)  # of the tables; smoothing in pixels
+THRESHOLDS = np.arange(0.05, 1, 0.05)
 
 
 class Window(NamedTuple):
@@ -178,13 +185,13 @@ def scans(paths):
             )
 
 
-def interval(values, resamples=10_000):
-    """Mean and 95% interval by bootstrap over slices."""
-    values = np.asarray(values)
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+def interval(values, patients, resamples=10_000):
+    """Mean and 95% interval by bootstrap over patients; a labelled slice is its own patient."""
+    _, place = np.unique(patients, return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    draws = np.random.default_rng(0).integers(0, len(sums), (resamples, len(sums)))
+    low, high = np.percentile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), (2.5, 97.5))
+    return f"{np.mean(values):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def overlap(one, other):
@@ -193,51 +200,110 @@ def overlap(one, other):
     return 1.0 if found is None else found
 
 
-def labels_of(network, slices):
-    return [made.labels for made in network.predict(slices)]
+class Model(NamedTuple):
+    """What labels slices: a way to read grey values, ids of the slices held out, and a function."""
+
+    way: str
+    held: set
+    labels: Callable
 
 
-def networks(source, workdirs, unlabelled):
-    """Score validation slices and compare labels of unlabelled ones; paired over ways by slice."""
-    rows = defaultdict(lambda: defaultdict(list))  # by measure and way, then by slice
-    groups = slices_of(source, unlabelled)
-    changed = {name: drawn(slices) for name, slices in groups.items()}
+def of_networks(workdirs):
+    """The last networks of trainings."""
     for workdir in workdirs:
         network = ssa_jax.load(workdir, "last")
-        way = network.preprocessing.grey_values
         held = {item.id for item in data.training_slices(network.settings, workdir)[1]}
+        yield Model(
+            network.preprocessing.grey_values,
+            held,
+            lambda slices, predict=network.predict: [made.labels for made in predict(slices)],
+        )
+
+
+def of_tables(labelled):
+    """For each way and fold, the share of lesion among lung pixels of like grey values."""
+    kept: dict = {}
+    folds = np.random.default_rng(0).permutation(len(labelled)) % FOLDS
+    for fold in range(FOLDS):
+        training = [labelled[k] for k in np.flatnonzero(folds != fold)]
+        held = {labelled[k].id for k in np.flatnonzero(folds == fold)}
+        for way in WAYS:
+            counts = np.zeros((2, BINS * BINS))
+            for item in training:
+                bins, lung = binned(kept, item, way)
+                for label in (0, 1):
+                    inside = bins[lung & (item.mask == label)]
+                    counts[label] += np.bincount(inside, minlength=BINS * BINS)
+            share = counts[1] / np.maximum(counts.sum(axis=0), 1)
+            # The threshold of the share with the best DSC over the pixels of the training slices.
+            lesion = sum(np.count_nonzero(item.mask) for item in training)
+            dsc = [
+                2 * counts[1][share >= t].sum() / (lesion + counts[:, share >= t].sum())
+                for t in THRESHOLDS
+            ]
+            chosen = share >= THRESHOLDS[int(np.argmax(dsc))]
+
+            def labels(slices, way=way, chosen=chosen):
+                found = (binned(kept, item, way) for item in slices)
+                return [(chosen[bins] & lung).astype(np.uint8) for bins, lung in found]
+
+            yield Model(way, held, labels)
+
+
+def binned(kept, item, way):
+    """Each pixel's bin of the grey values smoothed a little and much, and the lungs; kept."""
+    if (id(item), way) not in kept:
+        unit = normalize(item.image, "uint8", way)
+        fine, coarse = (
+            np.minimum(ndimage.gaussian_filter(unit, sd) * BINS, BINS - 1).astype(np.int16)
+            for sd in SMOOTHED
+        )
+        lung = threshold_lung_mask(item.image, intensity="uint8", dilation=0) > 0
+        kept[id(item), way] = fine * BINS + coarse, lung
+    return kept[id(item), way]
+
+
+def compare(groups, models):
+    """Score slices held out and compare labels of unlabelled ones; paired over ways by slice."""
+    rows = defaultdict(lambda: defaultdict(list))  # by measure and way, then by slice
+    changed = {name: drawn(slices) for name, slices in groups.items()}
+    for model in models:
         for name, slices in groups.items():
-            chosen = [k for k, s in enumerate(slices) if name != "labelled" or s.id in held]
-            plain = labels_of(network, [slices[k] for k in chosen])
-            other = labels_of(network, [s for k in chosen for s in changed[name][k]])
+            chosen = [k for k, s in enumerate(slices) if name != "labelled" or s.id in model.held]
+            plain = model.labels([slices[k] for k in chosen])
+            other = model.labels([s for k in chosen for s in changed[name][k]])
             for number, k in enumerate(chosen):
-                item, own = slices[k], other[number * DRAWS : (number + 1) * DRAWS]
+                one, own = plain[number], other[number * DRAWS : (number + 1) * DRAWS]
+
+                def keep(measure, value, k=k, way=model.way):
+                    rows[measure, way][k].append(value)
+
                 if name == "labelled":
-                    rows["DSC as they are", way][k].append(overlap(plain[number], item.mask))
-                    dsc = np.mean([overlap(o, item.mask) for o in own])
-                    rows["DSC in other windows", way][k].append(dsc)
-                agree = np.mean([overlap(plain[number], o) for o in own])
-                rows[f"agreement, {name}", way][k].append(agree)
-                share = np.mean([(o > 0).mean() for o in own]) - (plain[number] > 0).mean()
-                rows[f"share of lesion added, {name}", way][k].append(share)
-                rows[f"share of lesion, {name}", way][k].append((plain[number] > 0).mean())
-        print(f"{workdir}: {way}, done", flush=True)
-    measures = list(dict.fromkeys(measure for measure, _ in rows))
-    print(f"{'':38}" + "".join(f"{way:>14}" for way in WAYS) + "   difference [95%]")
-    for measure in measures:
+                    truth = slices[k].mask
+                    keep("DSC as they are", overlap(one, truth))
+                    keep("DSC in other windows", np.mean([overlap(o, truth) for o in own]))
+                keep(f"agreement, {name}", np.mean([overlap(one, o) for o in own]))
+                keep(f"lesion of slice, {name}", (one > 0).mean())
+                added = np.mean([(o > 0).mean() for o in own]) - (one > 0).mean()
+                keep(f"change of it, {name}", abs(added))
+        print(f"{model.way}: held out {len(model.held)}", flush=True)
+    print(f"{'':30}" + "".join(f"{way:>13}" for way in WAYS) + "   difference [95%]")
+    for measure in dict.fromkeys(measure for measure, _ in rows):
         means = [{k: np.mean(v) for k, v in rows[measure, way].items()} for way in WAYS]
         both = sorted(means[0].keys() & means[1].keys())
-        line = "".join(f"{np.mean([m[k] for k in both]):14.3f}" for m in means)
-        print(f"{measure:38}{line}   {interval([means[1][k] - means[0][k] for k in both])}")
+        line = "".join(f"{np.mean([m[k] for k in both]):13.3f}" for m in means)
+        slices = groups[measure.split(", ")[1] if ", " in measure else "labelled"]
+        gain = [means[1][k] - means[0][k] for k in both]
+        print(f"{measure:30}{line}   {interval(gain, [slices[k].patient for k in both])}")
     for way in WAYS:
         before, after = (rows[f"DSC {how}", way] for how in ("as they are", "in other windows"))
-        lost = [np.mean(after[k]) - np.mean(before[k]) for k in sorted(before)]
-        print(f"{way}: DSC in other windows less as they are {interval(lost)}")
+        lost = {k: np.mean(after[k]) - np.mean(before[k]) for k in sorted(before)}
+        print(f"{way}: DSC in other windows less as they are {interval([*lost.values()], [*lost])}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("slices", "scans", "networks"))
+    parser.add_argument("what", choices=("slices", "scans", "tables", "networks"))
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--unlabelled", type=int, default=50, help="slices of each origin")
     given = parser.parse_args()
@@ -251,7 +317,9 @@ def main():
     elif given.what == "scans":
         scans(given.paths)
     else:
-        networks(given.paths[0], given.paths[1:], given.unlabelled)
+        groups = slices_of(given.paths[0], given.unlabelled)
+        tables = given.what == "tables"
+        compare(groups, of_tables(groups["labelled"]) if tables else of_networks(given.paths[1:]))
 
 
 if __name__ == "__main__":
