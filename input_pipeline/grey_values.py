@@ -21,8 +21,9 @@ def anatomy_range(
     """Return the grey values that stand for the ends of a HU window, by lung and soft tissue.
 
     Lung is the 10th percentile of the aerated lung and stands for -900 HU; soft tissue is the
-    median of all that is as dense, and stands for 30 HU. Air, the table's hollows and a constant
-    around the slice count for neither. Lung or tissue that the window clips counts as it is shown.
+    median of all that is as dense, and stands for 30 HU. What `threshold_lung_mask` takes for
+    lung counts as lung, even where a window shows it as one black; bars and a constant around the
+    slice count for neither.
 
     Args:
         picture: `[H, W]` uint8, lung dark.

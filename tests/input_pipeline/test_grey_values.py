@@ -91,6 +91,18 @@ def test_air_table_fill_and_bars_do_not_matter():
         assert anatomy_range(other.astype(np.uint8), HU_WINDOW) == pytest.approx(expected, abs=3)
 
 
+def test_orientation_and_a_missing_lung_do_not_matter():
+    """A slice may be turned or mirrored, and show one lung alone."""
+    hu = axial()
+    alone = np.where(chest().sides[22] == 1, 30.0, hu)
+    for plane in (hu, alone):
+        picture = show(plane, -1100, 175)
+        expected = (-150 / 5, 255 + 75 / 5)  # 1275 HU are 255 grey values
+        for turns in range(4):
+            for other in (np.rot90(picture, turns), np.rot90(picture, turns).T):
+                assert anatomy_range(other, HU_WINDOW) == pytest.approx(expected, abs=1)
+
+
 def test_a_saturated_window_keeps_lung_and_its_bright_end():
     """Tissue above the window's high end (-100 HU) is all 255: it is put where tissue belongs.
 
