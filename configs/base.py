@@ -35,6 +35,10 @@ def _data() -> ConfigDict:
     data.image_size = 512  # side of the network's square grid, pixels, a multiple of 32 (sec. 4.1)
     data.lung_mask = "file"  # second input channel: 'file', 'threshold' or 'none' (sec. 3.2.1)
     data.lung_dilation = 0  # pixels added around the lung mask
+    # Which grey values of an 8-bit slice become 0 and 1: 'percentiles' (its 1st and 99th),
+    # 'anatomy' (those of -1250 and 250 HU by its lung and soft tissue) or 'window' (0 and 255, of
+    # slices known to show -1250 to 250 HU). Not for slices in HU.
+    data.grey_values = "percentiles"
     return data
 
 

@@ -99,7 +99,9 @@ class ScanSlices(LazySequence[Slice]):
     """The slices of a scan from the lowest to the highest that holds lung.
 
     A network trained on 8-bit slices gets 8-bit slices of the lung window, cropped to the lungs of
-    the whole scan, like its training slices. Slices of a single value (padding) are left out.
+    the whole scan, like its training slices; if it takes grey values by anatomy, which is an
+    estimate of that window, the window itself is used. Slices of a single value (padding) are left
+    out.
 
     Attributes:
         places: index in the scan of each slice.
@@ -119,6 +121,8 @@ class ScanSlices(LazySequence[Slice]):
         self._own_lungs = self._grey and preprocessing.lung_mask == "threshold"
         given = preprocessing.lung_mask if preprocessing.lung_mask == "none" else "file"
         self.prepared_by = replace(preprocessing, lung_mask=given)
+        if preprocessing.grey_values == "anatomy":
+            self.prepared_by = replace(self.prepared_by, grey_values="window")
         _, rows, columns = scan.voxels.shape
         self.window = (slice(0, rows), slice(0, columns))
         if self._grey and lung.any():
@@ -198,7 +202,8 @@ class PictureSlices(LazySequence[Slice]):
         for index, path in enumerate(self.paths):
             item = self._read(index)
             try:
-                normalize(item.image, self._preprocessing.intensity)
+                used = self._preprocessing
+                normalize(item.image, used.intensity, used.grey_values)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
 

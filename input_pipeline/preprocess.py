@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from input_pipeline.grey_values import anatomy_range
 from input_pipeline.lungs.outlines import dilate
 from input_pipeline.lungs.threshold import threshold_lung_mask
 from input_pipeline.slices import Slice
@@ -16,6 +17,7 @@ from input_pipeline.slices import Slice
 HU_WINDOW = (-1250.0, 250.0)  # the lung window of the paper, section 4.1
 PERCENTILES = (1.0, 99.0)  # of an 8-bit slice; they become 0 and 1
 INTENSITIES = ("hu", "uint8")
+GREY_VALUES = ("percentiles", "anatomy", "window")
 LUNG_MASKS = ("file", "threshold", "none")
 LABELS = (0, 1, 2)  # background, ground-glass (or lesion, in the binary task), consolidation
 MIN_INNER = 2  # pixels; the shorter side of a very long slice is never scaled to fewer
@@ -27,11 +29,16 @@ class Preprocessing:
 
     Attributes:
         image_size: side of the square network grid in pixels, a positive multiple of 32.
-        intensity: 'hu' maps the window [-1250, 250] HU to [0, 1]; 'uint8' maps the 1st to the 99th
-            percentile of each 8-bit slice to [0, 1]; values outside are clipped.
+        intensity: 'hu' maps the window [-1250, 250] HU to [0, 1]; 'uint8' is for 8-bit slices, see
+            `grey_values`; values outside are clipped.
         lung_mask: the source of channel 1: 'file' (the mask of the data set), 'threshold' (computed
             by `lungs.threshold.threshold_lung_mask`) or 'none' (the image has one channel).
         lung_dilation: pixels of the slice's own grid by which the lung mask is grown, 0 or more.
+        grey_values: which grey values of an 8-bit slice become 0 and 1: 'percentiles' (its 1st and
+            99th), 'anatomy' (those of -1250 and 250 HU by its lung and soft tissue, see
+            `grey_values.anatomy_range`; percentiles where these are not found) or 'window' (0 and
+            255, of a slice known to show [-1250, 250] HU). With 'hu' it is 'percentiles' and not
+            read.
 
     Raises:
         ValueError: a field has another value.
@@ -41,6 +48,7 @@ class Preprocessing:
     intensity: str
     lung_mask: str
     lung_dilation: int
+    grey_values: str = "percentiles"
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 32:
@@ -54,6 +62,13 @@ class Preprocessing:
             raise ValueError(f"lung_mask is {self.lung_mask!r}, expected one of {LUNG_MASKS}")
         if self.lung_dilation < 0:
             raise ValueError(f"lung_dilation is {self.lung_dilation}, expected 0 or more pixels")
+        if self.grey_values not in GREY_VALUES:
+            raise ValueError(f"grey_values is {self.grey_values!r}, expected one of {GREY_VALUES}")
+        if self.intensity == "hu" and self.grey_values != "percentiles":
+            raise ValueError(
+                f"grey_values is {self.grey_values!r}, expected 'percentiles' for slices in "
+                f"Hounsfield units, which need no landmarks; leave it out"
+            )
 
     @property
     def channels(self) -> int:
@@ -231,7 +246,7 @@ def prepare_slice(item: Slice, preprocessing: Preprocessing) -> Prepared:
     height, width = item.image.shape
     grid = fit_grid(height, width, size)
     try:
-        intensity = normalize(item.image, preprocessing.intensity)
+        intensity = normalize(item.image, preprocessing.intensity, preprocessing.grey_values)
         channels = [to_grid(intensity, grid, nearest=False, fill=0.0)]
     except ValueError as error:
         raise ValueError(f"{item.id}: {error}") from None
@@ -246,12 +261,13 @@ def prepare_slice(item: Slice, preprocessing: Preprocessing) -> Prepared:
     return Prepared(np.stack(channels, axis=-1), mask, weight, grid)
 
 
-def normalize(image: np.ndarray, intensity: str) -> np.ndarray:
+def normalize(image: np.ndarray, intensity: str, grey_values: str = "percentiles") -> np.ndarray:
     """Map the intensities of a slice to [0, 1].
 
     Args:
         image: `[H, W]`; Hounsfield units for 'hu', uint8 for 'uint8'.
         intensity: 'hu' or 'uint8', see `Preprocessing`.
+        grey_values: of 'uint8', see `Preprocessing`.
 
     Returns:
         `[H, W]` float32 in [0, 1].
@@ -264,7 +280,7 @@ def normalize(image: np.ndarray, intensity: str) -> np.ndarray:
             f"image is {image.dtype}, expected values of intensity={intensity!r}; "
             f"8-bit slices need 'uint8', Hounsfield units (int16) need 'hu'"
         )
-    low, high = HU_WINDOW if intensity == "hu" else np.percentile(image, PERCENTILES)
+    low, high = HU_WINDOW if intensity == "hu" else _grey_range(image, grey_values)
     unit = np.clip((image.astype(np.float32) - low) / max(high - low, 1.0), 0.0, 1.0)
     if np.ptp(unit) == 0:
         raise ValueError(
@@ -272,6 +288,16 @@ def normalize(image: np.ndarray, intensity: str) -> np.ndarray:
             f"is not all black or constant; check the file or leave this slice out"
         )
     return unit.astype(np.float32)
+
+
+def _grey_range(image: np.ndarray, grey_values: str) -> tuple[float, float]:
+    """Return the two grey values of an 8-bit slice that become 0 and 1."""
+    if grey_values == "window":
+        return 0.0, 255.0
+    if grey_values == "anatomy" and (found := anatomy_range(image, HU_WINDOW)):
+        return found
+    low, high = np.percentile(image, PERCENTILES)
+    return low, high
 
 
 def lung_of(item: Slice, preprocessing: Preprocessing) -> np.ndarray | None:

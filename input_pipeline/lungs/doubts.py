@@ -5,11 +5,13 @@ The sentences name neither file nor picture; whoever prints them does.
 
 import numpy as np
 
+from input_pipeline.grey_values import anatomy_range
 from input_pipeline.lungs.inside import fill_of_scan
 from input_pipeline.lungs.left_right import LEFT, RIGHT
 from input_pipeline.lungs.outlines import grown
 from input_pipeline.lungs.threshold import SATURATED, TISSUE_HU, saturated_share
 
+LUNG_WINDOW = "export the slice with a lung window, such as -1250 to 250 HU"
 REMEDY = "look at the mask; `predict --lungs` takes a folder of masks, or unet:WEIGHTS"
 NAMES = {RIGHT: "right", LEFT: "left"}
 LEAST_OF_OTHER = 0.5  # of the other lung's volume with air; healthy ones differ by a fifth
@@ -83,13 +85,35 @@ def picture_doubts(picture: np.ndarray, lung: np.ndarray) -> list[str]:
     """
     if lung.any():
         return []
-    share = saturated_share(picture)
-    if share > SATURATED:
+    return _black_lung(picture) or [f"no lung found; {REMEDY}, or leave the slice out"]
+
+
+def grey_doubts(picture: np.ndarray) -> list[str]:
+    """Return what is doubtful about the grey values of an 8-bit slice that anatomy is to map.
+
+    Args:
+        picture: `[H, W]` uint8 grey values.
+
+    Returns:
+        One sentence for each doubt, with figure and remedy; an empty list if there is none.
+    """
+    if anatomy_range(picture, (0.0, 1.0)) is None:
         return [
-            f"{share:.0%} of what may be lung has the darkest grey value, so this window cannot "
-            f"show lung; export the slice with a lung window, such as -1250 to 250 HU"
+            f"grey values of lung and soft tissue were not found, so the slice was mapped by its "
+            f"1st and 99th percentile and may look unlike the training slices; {LUNG_WINDOW}"
         ]
-    return [f"no lung found; {REMEDY}, or leave the slice out"]
+    return _black_lung(picture)
+
+
+def _black_lung(picture: np.ndarray) -> list[str]:
+    """Say if the window shows lung as one black."""
+    share = saturated_share(picture)
+    if share <= SATURATED:
+        return []
+    return [
+        f"{share:.0%} of what may be lung has the darkest grey value, so this window cannot show "
+        f"lung; {LUNG_WINDOW}"
+    ]
 
 
 def _missing(with_air: dict[int, float], spacing: tuple[float, float, float] | None) -> list[str]:

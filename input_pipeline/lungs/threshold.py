@@ -137,6 +137,21 @@ def saturated_share(picture: np.ndarray) -> float:
     return _saturated(content, aerated, smooth, level) if aerated.any() else 0.0
 
 
+def lung_and_tissue(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the grey values of aerated lung, and of tissue, in an 8-bit slice.
+
+    Args:
+        picture: `[H, W]` uint8; lung may be one black.
+
+    Returns:
+        `[lung pixels]` and `[tissue pixels]` float32, smoothed; both empty if the slice holds no
+        lung. Neither has pixels of bars or of a fill around the content.
+    """
+    content = picture[content_box(picture)]
+    aerated, smooth, level = _aerated_of_picture(content)
+    return (smooth[aerated], smooth[smooth >= level]) if aerated.any() else (smooth[:0, 0],) * 2
+
+
 def _lungs_of_picture(picture: np.ndarray) -> np.ndarray:
     """Return the lung mask of an 8-bit slice without bars around it, `[H, W]` uint8."""
     aerated, smooth, level = _aerated_of_picture(picture)

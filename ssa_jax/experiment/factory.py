@@ -67,6 +67,7 @@ def preprocessing(settings: Settings) -> Preprocessing:
         intensity=catalog.DATASETS[name].intensity,
         lung_mask=settings.data.lung_mask,
         lung_dilation=settings.data.lung_dilation,
+        grey_values=settings.data.grey_values,
     )
 
 

@@ -14,7 +14,7 @@ from input_pipeline.inference_slices import (
 from input_pipeline.io.find import is_picture_name
 from input_pipeline.io.scan import Scan
 from input_pipeline.loader import eval_batches
-from input_pipeline.lungs.doubts import lung_doubts, picture_doubts
+from input_pipeline.lungs.doubts import grey_doubts, lung_doubts, picture_doubts
 from input_pipeline.preprocess import Preprocessing, from_grid, normalize
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
@@ -183,7 +183,7 @@ class Network:
                     kept.append((place, prediction.prob))
                 if number in wanted:
                     title = f"{scan.id}, slice {place[0] + 1} of {len(labels)}"
-                    drawn.append(self.picture(prediction, title))
+                    drawn.append(self.picture(prediction, title, slices.prepared_by))
                 bar.update()
         removed = remove_outside_lungs(labels, lung)
         prob = tuple(kept) if keep_prob else None
@@ -201,21 +201,28 @@ class Network:
         """
         prob = (((slice(None), slice(None)), prediction.prob),)
         lung, labels = prediction.slice.lung, prediction.labels
-        notes = () if lung is None else tuple(picture_doubts(prediction.slice.image, lung))
+        image = prediction.slice.image
+        notes = [] if lung is None else picture_doubts(image, lung)
+        if self.preprocessing.grey_values == "anatomy":
+            notes = notes or grey_doubts(image)
         return Segmentation(
-            self.class_names, None, lung, np.zeros(0), (), notes, self._made_by, labels, prob
+            self.class_names, None, lung, np.zeros(0), (), tuple(notes), self._made_by, labels, prob
         )
 
-    def picture(self, prediction: SlicePrediction, title: str) -> SlicePicture:
+    def picture(
+        self, prediction: SlicePrediction, title: str, prepared_by: Preprocessing | None = None
+    ) -> SlicePicture:
         """Return a prediction as a row of a picture.
 
         Args:
             prediction: of a slice.
             title: of the row.
+            prepared_by: the slice's preprocessing; None for `preprocessing`.
         """
         item = prediction.slice
+        used = prepared_by or self.preprocessing
         return SlicePicture(
-            image=normalize(item.image, self.preprocessing.intensity),
+            image=normalize(item.image, used.intensity, used.grey_values),
             truth=item.mask,
             prediction=prediction.labels,
             attention=list(prediction.attention().transpose(2, 0, 1)),

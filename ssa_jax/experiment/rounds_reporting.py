@@ -30,11 +30,11 @@ class ReportWriter:
 
     def labels_written(self, run: Run, number: int, labels: PseudoLabels) -> None:
         """Draw the first slices, the same each round, with their pseudo-labels."""
-        intensity = factory.preprocessing(run.settings).intensity
+        used = factory.preprocessing(run.settings)
         shown = labels[:PICTURES]
         slices = PseudoSlices(labels, run.slices.unlabelled)[:PICTURES]
         sheet = label_sheet(
-            [normalize(item.image, intensity) for item in slices],
+            [normalize(item.image, used.intensity, used.grey_values) for item in slices],
             [item.mask for item in shown],
             [item.weight == 0 for item in shown],
             [item.id for item in shown],

@@ -35,6 +35,7 @@ class DataSettings:
     image_size: int
     lung_mask: str
     lung_dilation: int
+    grey_values: str
 
 
 @dataclass(frozen=True)
