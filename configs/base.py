@@ -49,6 +49,8 @@ def _model() -> ConfigDict:
     model.stage_sizes = (3, 4, 6, 3)  # residual blocks of its four stages; this is ResNet34
     model.skip = "concat"  # the paper's skip connections (sec. 3.1.3); 'add' is the published code
     model.spatial_conv = True  # table 3's "SC"
+    # Whether the head decides lesion or not first, then which (MEDPSeg); for several classes.
+    model.nested_classes = False
     model.kernel_size = 9  # k, width of the spatial convolution's kernels (eq. 5)
     # Implementation: 'auto' (the backend's choice), 'filtered', 'custom_vjp', 'scan' or 'unrolled';
     # all give the same numbers up to rounding.

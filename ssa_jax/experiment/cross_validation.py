@@ -14,6 +14,7 @@ from ssa_jax.experiment import data, data_changes, factory
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.evaluation import evaluate, read_rows
 from ssa_jax.experiment.lock import in_use
+from ssa_jax.experiment.rounds import check as check_rounds
 from ssa_jax.experiment.rounds import self_train
 from ssa_jax.experiment.rounds_reporting import ReportWriter
 from ssa_jax.experiment.settings import Settings
@@ -54,7 +55,7 @@ def cross_validate(
         OSError: a file cannot be read or written, or another process uses the workdir.
         TrainingDiverged: the loss of a fold is not finite.
     """
-    factory.check(settings)
+    (check_rounds if rounds else factory.check)(settings)
     if settings.data.validation_split:
         raise ValueError(
             f"data.validation_split is {settings.data.validation_split!r}; expected '', as the "

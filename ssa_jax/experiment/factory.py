@@ -35,6 +35,10 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
     if model.dtype not in DTYPES:
         raise ValueError(f"model.dtype is {model.dtype!r}; expected one of {tuple(DTYPES)}")
     classes = len(settings.class_names)
+    if model.nested_classes and classes == 1:
+        raise ValueError(
+            "model.nested_classes is True; expected False for one class, as nothing is in it"
+        )
     chosen = model.spatial_conv_impl
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
@@ -43,6 +47,7 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         skip=model.skip,
         spatial_conv=model.spatial_conv,
         kernel_size=model.kernel_size,
+        nested=model.nested_classes,
         attention_power=settings.attention.power,
         dtype=DTYPES[model.dtype],
         axis_name=axis_name,

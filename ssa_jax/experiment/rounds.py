@@ -60,7 +60,7 @@ def self_train(
         OSError: a file cannot be read or written, or another process uses the workdir.
         TrainingDiverged: the loss of a round is not finite.
     """
-    _check(settings)
+    check(settings)
     data.build_records(settings)
     with in_use(folder):
         workdir.changed_settings(settings, folder)
@@ -74,8 +74,15 @@ def self_train(
         return _run_all(Run(settings, folder, slices, compile_network(settings), observer, quiet))
 
 
-def _check(settings: Settings) -> None:
-    """Check the settings of the rounds before any file is written."""
+def check(settings: Settings) -> None:
+    """Check the settings of the rounds before any file is written.
+
+    Args:
+        settings: of all rounds.
+
+    Raises:
+        ValueError: a field has an invalid value.
+    """
     factory.check(settings)
     factory.trust(settings)
     chosen = settings.self_train

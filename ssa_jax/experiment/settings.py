@@ -46,6 +46,7 @@ class ModelSettings:
     stage_sizes: tuple[int, ...]
     skip: str
     spatial_conv: bool
+    nested_classes: bool
     kernel_size: int
     spatial_conv_impl: str
     dtype: str

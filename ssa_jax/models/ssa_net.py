@@ -45,6 +45,8 @@ class SSANet(nn.Module):
         spatial_conv_implementation: see `ops.spatial_conv.spatial_convolution`.
         conv_implementation: see `ops.conv.convolution`.
         stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
+        nested: whether the classes contain each other (a lesion, of which part is consolidation):
+            the head decides one by one, see `nested_logits`; with 3 outputs or more.
 
     Example:
         >>> import jax
@@ -66,6 +68,7 @@ class SSANet(nn.Module):
     spatial_conv_implementation: str | None = None
     conv_implementation: str | None = None
     stage_sizes: tuple[int, ...] = STAGE_SIZES
+    nested: bool = False
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
@@ -103,10 +106,12 @@ class SSANet(nn.Module):
                 self.kernel_size, self.spatial_conv_implementation, self.dtype, name="spatial_conv"
             )(deepest)
         self.sow("intermediates", "e4_after_spatial_conv", deepest)
+        outputs = self.outputs - 1 if self.nested else self.outputs
         decoder = Decoder(
-            self.outputs, self.skip, norm, self.dtype, self.conv_implementation, name="decoder"
+            outputs, self.skip, norm, self.dtype, self.conv_implementation, name="decoder"
         )
-        return Prediction(decoder((e1, e2, e3, deepest)), attention)
+        logits = decoder((e1, e2, e3, deepest))
+        return Prediction(nested_logits(logits) if self.nested else logits, attention)
 
     def norm(self, train: bool) -> Any:
         """Return the constructor of the network's BatchNorm layers.
@@ -122,6 +127,27 @@ class SSANet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+
+
+def nested_logits(decisions: Array) -> Array:
+    """Compute logits of classes that contain each other, from a decision about each.
+
+    The sigmoid of decision k is the probability that a pixel of class k - 1 or higher is of class k
+    or higher: lesion or background first, then consolidation or ground-glass. MEDPSeg (Carmo et
+    al., 2024) segments lung, lesion and consolidation in this order.
+
+    Args:
+        decisions: `[B, H, W, C]` of the lesion classes, the containing one first.
+
+    Returns:
+        `[B, H, W, C + 1]`: the logarithms of the classes' probabilities, background first, whose
+        softmax are the probabilities.
+    """
+    yes, no = jax.nn.log_sigmoid(decisions), jax.nn.log_sigmoid(-decisions)
+    reached = jnp.cumsum(yes, axis=-1)  # the class itself or a higher one
+    first = no[..., :1]
+    between = reached[..., :-1] + no[..., 1:]
+    return jnp.concatenate([first, between, reached[..., -1:]], axis=-1)
 
 
 def probabilities(logits: Array) -> Array:

@@ -1,32 +1,30 @@
-"""Rounds in the folds of a cross-validation, with labelled and pseudo-labelled slices mixed."""
+"""Rounds in the folds of a cross-validation: mixed pools or an online teacher, stopped or not."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from input_pipeline.pseudo_labels import PseudoLabels, read_manifest
 from input_pipeline.splits import load_split
+from launch import cross_validate, self_train, train
 from ssa_jax.semi_supervised.trust import is_doubtful
-from tests.launch.test_self_train import arguments, environment, results, source  # noqa: F401
-from tests.support import ROOT
+from tests.support.small_training import (
+    LABELLED,
+    Ended,
+    arguments,
+    run,
+    stand_in,
+    stopped_at,
+    tree,
+    write_source,
+)
 
 pytestmark = pytest.mark.slow
 
-MIXED = {
-    "train.batch_size": 4,
-    "loss.class_weight_over": "none",  # the same program in all rounds and folds
-    "train.epochs": 2,
-    "self_train.choose": "last",
-    "self_train.max_rounds": 2,
-    "self_train.slices_per_round": 10,
-    "self_train.eta": 0.36,
+COMMON = {"self_train.choose": "last", "self_train.slices_per_round": 4}
+MIXED = COMMON | {
+    "self_train.eta": 0.6,
     "self_train.low_confidence": "ignore",
     "self_train.leave_out_doubtful": True,
     "self_train.labelled_share": 0.5,
@@ -39,77 +37,112 @@ MIXED = {
     "mixing.copy_paste": 0.5,
     "mixing.amplitude": 0.5,
 }
-ONLINE = {
-    "train.batch_size": 4,
-    "loss.class_weight_over": "none",  # the same program in all rounds and folds
-    "train.epochs": 2,
+ONLINE = COMMON | {
+    "train.batch_size": 16,
     "train.consistency": True,
     "optim.average_decay": 0.9,
-    "self_train.choose": "last",
-    "self_train.max_rounds": 1,
-    "self_train.eta": 0.36,
     "mixing.cutmix": 0.5,
 }
 
 
-def start(source: Path, workdir: Path, cache: Path, fields: dict) -> subprocess.Popen:  # noqa: F811
-    given = arguments(source, workdir, **fields)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_source(tmp_path_factory.mktemp("semiseg") / "source")
+
+
+def folds(source: Path, workdir: Path, **fields) -> Ended:
+    given = arguments(source, workdir, "self_train_semiseg", **fields)
     given = [text for text in given if not text.startswith("--config.data.validation_slices")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch.cross_validate", *given, "--folds", "2", "--rounds"],
-        cwd=ROOT,
-        env=environment(cache),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return run(cross_validate.main, [*given, "--folds", "2", "--rounds"])
 
 
-def finish(process: subprocess.Popen) -> str:
-    printed, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return printed
+@pytest.mark.parametrize("fields", [MIXED, ONLINE], ids=["two pools", "online teacher"])
+def test_folds_of_rounds_end_with_the_same_bits(source, fields, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    with stand_in():
+        ended = folds(source, whole, **fields)
+        assert ended.status == 0, ended.errors
+        check_folds(whole, ended.printed)
+        for step in (2, 4):
+            with stopped_at(step):
+                assert folds(source, stopped, **fields).status != 0
+        again = folds(source, stopped, **fields)
+    assert again.status == 0, again.errors
+    assert again.printed.replace(str(stopped), str(whole)) == ended.printed
+    assert results(stopped) == results(whole)
 
 
-@pytest.mark.filterwarnings("ignore:Sharding info not provided")
-@pytest.mark.parametrize("fields", [MIXED, ONLINE], ids=["rounds", "online teacher"])
-def test_folds_of_rounds_killed_or_not(source, fields, tmp_path):  # noqa: F811
-    cache, whole, killed = (tmp_path / name for name in ("cache", "whole", "killed"))
-    began = time.perf_counter()
-    printed = finish(start(source, whole, cache, fields))
-    took = time.perf_counter() - began
-    check_folds(whole, printed, fields["self_train.max_rounds"])
-    rng = np.random.default_rng(int(os.environ.get("SSA_JAX_KILLS", "2")))
-    process = start(source, killed, cache, fields)
-    time.sleep(rng.uniform(0.2, 0.7) * took)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=600)
-    assert finish(start(source, killed, cache, fields)) == printed.replace(str(whole), str(killed))
-    for fold in ("fold_1", "fold_2"):
-        assert results(killed / fold) == results(whole / fold)
+def results(workdir: Path) -> dict[str, bytes]:
+    """The rows, labels and scores of all rounds: they come from the weights."""
+    files = {k: v for k, v in tree(workdir).items() if "checkpoints" not in k}
+    names = ("round.json", "manifest.json", "cases.csv", "rounds.csv")
+    kept = {k: v for k, v in files.items() if k.endswith(names) or "array_record" in k}
+    assert len(kept) >= 12
+    return kept
 
 
-def check_folds(workdir: Path, printed: str, rounds: int) -> None:
+def check_folds(workdir: Path, printed: str) -> None:
     """Every labelled slice is held out once, by all rounds of its fold; the last one is scored."""
     held: list[str] = []
     for fold in (workdir / "fold_1", workdir / "fold_2"):
         parts = load_split(fold / "splits.json")
         held += parts[1]
-        for number in range(1, rounds + 1):
+        for number in (1, 2):
             assert load_split(fold / f"round_{number:02d}/splits.json") == parts
         scores = json.loads((fold / "evaluation/validation/metrics.json").read_text())
-        assert scores["workdir"] == str(fold / f"round_{rounds:02d}")
-        last = json.loads((fold / f"round_{rounds:02d}/round.json").read_text())
-        if rounds > 1:
-            check_labels(fold / "round_01/pseudo", last)
-    assert len(held) == len(set(held)) == 6
-    assert "interval over 6 patients" in printed
+        assert scores["workdir"] == str(fold / "round_02")
+        last = json.loads((fold / "round_02/round.json").read_text())
+        check_labels(fold / "round_01/pseudo", last)
+    assert len(held) == len(set(held)) == LABELLED
+    assert f"interval over {LABELLED} patients" in printed
 
 
 def check_labels(folder: Path, row: dict) -> None:
     """The row counts the slices that were left out, and the temperature is stored."""
-    labels = PseudoLabels(folder)
-    doubtful = sum(is_doubtful(item.mask, item.weight) for item in labels)
-    assert (row["labelled"], row["left_out"]) == (3, doubtful)
-    assert row["slices"] == 3 + len(labels) - doubtful
-    assert 0.25 <= read_manifest(folder)["temperature"] <= 8
+    labels, manifest = PseudoLabels(folder), read_manifest(folder)
+    left_out = 0
+    if manifest["low_confidence"] == "ignore":
+        left_out = sum(is_doubtful(item.mask, item.weight) for item in labels)
+        assert 0.25 <= manifest["temperature"] <= 8 and manifest["temperature"] != 1
+    assert (row["labelled"], row["left_out"]) == (LABELLED // 2, left_out)
+    assert row["slices"] == LABELLED // 2 + len(labels) - left_out
+
+
+def test_an_online_teacher_trains_without_rounds_and_resumes(source, tmp_path):
+    fields = {name: value for name, value in ONLINE.items() if not name.startswith("self_train")}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    with stand_in():
+        ended = run(train.main, arguments(source, whole, **fields))
+        assert ended.status == 0, ended.errors
+        with stopped_at(3):
+            assert run(train.main, arguments(source, stopped, **fields)).status != 0
+        assert run(train.main, arguments(source, stopped, **fields)).status == 0
+    log = (whole / "metrics.csv").read_bytes()
+    assert (stopped / "metrics.csv").read_bytes() == log
+    origin = json.loads((whole / "training.json").read_text())
+    assert origin["slices"] == LABELLED - 2 + 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"self_train.choose": "first"}, "self_train.choose is 'first'; expected one of"),
+        ({"self_train.labelled_share": 1.0}, "self_train.labelled_share is 1.0; expected 0"),
+        ({"train.consistency": True, "optim.average_decay": 0.0}, "optim.average_decay is 0.0"),
+        ({"train.consistency": True, "train.batch_size": 1}, "train.batch_size is 1; expected"),
+        (ONLINE | {"self_train.labelled_share": 0.5}, "expected 0 with train.consistency"),
+        ({"mixing.cutmix": 2.0}, "mixing.cutmix is 2.0; expected 0 to 1"),
+        ({"model.nested_classes": True}, "model.nested_classes is True; expected False for one"),
+    ],
+)
+def test_bad_fields(source, tmp_path, fields, text):
+    ended = folds(source, tmp_path / "W", **fields)
+    assert ended.status == 2
+    assert text in ended.errors and ended.errors.count("\n") == 1
+    assert not (tmp_path / "W").exists()
+
+
+def test_a_temperature_is_not_fitted_on_test_slices(source, tmp_path):
+    given = {"self_train.temperature": 0.0, "data.validation_split": "test"}
+    ended = run(self_train.main, arguments(source, tmp_path / "W", "self_train_semiseg", **given))
+    assert ended.status == 2 and "which fits it on the validation slices" in ended.errors

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssa_jax.models.ssa_net import SSANet, probabilities
+from ssa_jax.models.ssa_net import SSANet, nested_logits, probabilities
 from tests.support.golden_numbers import relative_error
 
 pytestmark = pytest.mark.slow
@@ -129,3 +129,28 @@ def test_probabilities():
     np.testing.assert_allclose(binary.sum(-1), 1, rtol=1e-6)
     three = probabilities(np.log(np.float32([[[[1, 2, 5]]]])))
     np.testing.assert_allclose(three, [[[[1 / 8, 2 / 8, 5 / 8]]]], rtol=1e-6)
+
+
+def test_nested_classes_by_hand():
+    """A lesion with probability 0.8, of which 0.25 is consolidation."""
+    decisions = jnp.log(jnp.array([0.8 / 0.2, 0.25 / 0.75])).reshape(1, 1, 1, 2)
+    made = probabilities(nested_logits(decisions))[0, 0, 0]
+    np.testing.assert_allclose(made, [0.2, 0.6, 0.2], rtol=1e-6)
+
+
+def test_nested_probabilities_sum_to_one_and_are_finite_where_decisions_are_sure():
+    decisions = 60 * jax.random.normal(jax.random.key(0), (2, 3, 4, 3))
+    logits = nested_logits(decisions)
+    assert logits.shape == (2, 3, 4, 4)
+    np.testing.assert_allclose(jnp.exp(logits).sum(-1), 1, rtol=1e-4)
+    np.testing.assert_allclose(probabilities(logits), jnp.exp(logits), rtol=1e-4, atol=1e-6)
+    gradient = jax.grad(lambda x: nested_logits(x).sum())(decisions)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_a_nested_head_has_one_decision_for_each_class():
+    nested, plain = SSANet(outputs=3, nested=True), SSANet(outputs=3)
+    prediction, variables = shapes_of(nested)
+    assert prediction.logits.shape == (2, 64, 96, 3)
+    assert count(plain) - count(nested) == 9 * 32 + 1  # kernel and bias of one output
+    assert variables["params"]["decoder"]["head_conv3"]["bias"].shape == (2,)
