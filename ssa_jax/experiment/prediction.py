@@ -74,7 +74,8 @@ def predict_scans(
     settings = workdir.load_settings(folder)
     source = lung_source(wanted.lungs or "threshold")
     net = network.restore(settings, folder, wanted.which)
-    _introduce(net, str(source), echo)
+    about_lungs = net.lung_notes(source.origin)
+    _introduce(net, str(source), about_lungs, echo)
     batch = Batch(
         out,
         scans,
@@ -91,7 +92,7 @@ def predict_scans(
         result = _segment(net, scan, name, source, wanted)
         print_notes(path, result.notes)
         row = {"file": str(path)} | rounded(result.volumes)
-        row |= {"network": str(net.provenance), "notes": "; ".join(result.notes)}
+        row |= {"network": str(net.provenance), "notes": "; ".join([*about_lungs, *result.notes])}
         montage = (f"{name.removesuffix('.nii.gz')}.png",) if result.pictures else ()
         save = partial(_save_scan, result, out, name, montage, net.class_names)
         return Finished([row], (name, *montage), save, in_words(row, net.class_names))
@@ -128,7 +129,7 @@ def predict_pictures(
     lungs = None if wanted.lungs in (None, "threshold") else Path(str(wanted.lungs))
     preprocessing = check_pictures(preprocessing, lungs is not None, str(folder))
     net = network.restore(settings, folder, wanted.which)
-    _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", echo)
+    _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", [], echo)
     batch = Batch(
         out,
         {output_names(path)[0]: path for path in paths},
@@ -146,9 +147,10 @@ def predict_pictures(
             bar.update()
 
 
-def _introduce(net: Network, lungs: str, echo: Callable[[str], Any]) -> None:
-    """Say what the network was trained on and where the lungs come from."""
+def _introduce(net: Network, lungs: str, notes: Sequence[str], echo: Callable[[str], Any]) -> None:
+    """Say what the network was trained on, where the lungs come from and what is to be noted."""
     echo(f"{net.name}: trained on {net.provenance}; {lungs}")
+    print_notes(Path(net.name), notes)
     if net.provenance.phantoms:
         print(
             f"warning: {net.name} has only seen made-up chests (phantoms); its masks of patients "
@@ -159,7 +161,9 @@ def _introduce(net: Network, lungs: str, echo: Callable[[str], Any]) -> None:
 
 def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the masks of a folder depend on."""
-    return {"network": net.provenance._asdict(), "which": wanted.which, "lungs": dict(lungs)}
+    network = net.provenance._asdict()
+    del network["lungs"]  # is in the network's workdir; older folders of masks lack it
+    return {"network": network, "which": wanted.which, "lungs": dict(lungs)}
 
 
 def _segment(
