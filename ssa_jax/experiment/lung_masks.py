@@ -146,15 +146,6 @@ def find_lungs(
         ValueError: the masks in `out` are of another method.
         OSError: a mask cannot be written.
     """
-    batch = Batch(
-        out,
-        scans,
-        record=source.record,
-        record_name=RECORD,
-        table=TABLE,
-        options=options,
-        stated=str(reading),
-    )
 
     def find(name: str, path: Path) -> Finished:
         target = out / name
@@ -171,8 +162,18 @@ def find_lungs(
         save = partial(write_nifti_mask, target, labels, scan)
         return Finished([row], (name,), save, _in_words(row))
 
-    with batch.finish():
-        batch.each(find, echo=echo)
+    with options.only_run(out):
+        batch = Batch(
+            out,
+            scans,
+            record=source.record,
+            record_name=RECORD,
+            table=TABLE,
+            options=options,
+            stated=str(reading),
+        )
+        with batch.finish():
+            batch.each(find, echo=echo)
 
 
 def _finder(method: str, weights: Path | None) -> Callable[[Scan], np.ndarray]:

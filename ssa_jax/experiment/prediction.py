@@ -76,16 +76,6 @@ def predict_scans(
     net = network.restore(settings, folder, wanted.which)
     about_lungs = net.lung_notes(source.origin)
     _introduce(net, str(source), about_lungs, echo)
-    batch = Batch(
-        out,
-        scans,
-        record=_record(net, wanted, source.record),
-        record_name=RECORD,
-        table=SCANS_TABLE,
-        options=wanted.run,
-        also={name: source.folder / name for name in scans} if source.folder else None,
-        stated=str(reading),
-    )
 
     def segment(name: str, path: Path) -> Finished:
         scan = reading.read_hu(path)
@@ -97,8 +87,19 @@ def predict_scans(
         save = partial(_save_scan, result, out, name, montage, net.class_names)
         return Finished([row], (name, *montage), save, in_words(row, net.class_names))
 
-    with batch.finish():
-        batch.each(segment, echo=echo)
+    with wanted.run.only_run(out):
+        batch = Batch(
+            out,
+            scans,
+            record=_record(net, wanted, source.record),
+            record_name=RECORD,
+            table=SCANS_TABLE,
+            options=wanted.run,
+            also={name: source.folder / name for name in scans} if source.folder else None,
+            stated=str(reading),
+        )
+        with batch.finish():
+            batch.each(segment, echo=echo)
 
 
 def predict_pictures(
@@ -130,21 +131,24 @@ def predict_pictures(
     preprocessing = check_pictures(preprocessing, lungs is not None, str(folder))
     net = network.restore(settings, folder, wanted.which)
     _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", [], echo)
-    batch = Batch(
-        out,
-        {output_names(path)[0]: path for path in paths},
-        record=_record(net, wanted, {"folder": str(lungs)} if lungs else {"method": "threshold"}),
-        record_name=RECORD,
-        table=PICTURES_TABLE,
-        options=wanted.run,
-        also={output_names(p)[0]: _lung_file(lungs, p) for p in paths} if lungs else None,
-    )
-    with batch.finish(), progress(len(batch.missing), quiet=wanted.quiet) as bar:
-        slices = _usable(batch, lungs, preprocessing)
-        for prediction in net.predict(slices, prepared_by=slices.prepared_by):
-            name = output_names(Path(prediction.slice.id))[0]
-            batch.add(name, _finished_picture(net, prediction, out, pictures=wanted.pictures))
-            bar.update()
+    with wanted.run.only_run(out):
+        batch = Batch(
+            out,
+            {output_names(path)[0]: path for path in paths},
+            record=_record(
+                net, wanted, {"folder": str(lungs)} if lungs else {"method": "threshold"}
+            ),
+            record_name=RECORD,
+            table=PICTURES_TABLE,
+            options=wanted.run,
+            also={output_names(p)[0]: _lung_file(lungs, p) for p in paths} if lungs else None,
+        )
+        with batch.finish(), progress(len(batch.missing), quiet=wanted.quiet) as bar:
+            slices = _usable(batch, lungs, preprocessing)
+            for prediction in net.predict(slices, prepared_by=slices.prepared_by):
+                name = output_names(Path(prediction.slice.id))[0]
+                batch.add(name, _finished_picture(net, prediction, out, pictures=wanted.pictures))
+                bar.update()
 
 
 def _introduce(net: Network, lungs: str, notes: Sequence[str], echo: Callable[[str], Any]) -> None:
