@@ -13,6 +13,7 @@ from ssa_jax.experiment.settings import Settings
 FILE = "training.json"
 PHANTOMS = ("ct_phantom",)  # data sets of made-up chests
 MEND = "restore it from a copy, or remove it"
+SAVED = "saved"  # entry of the note once a network was saved
 SHOWN = 12  # characters of a hash that are shown
 
 
@@ -74,6 +75,35 @@ def keep_training(workdir: Path, settings: Settings, *, slices: int) -> None:
         _write(workdir, settings.data.name, slices, lungs and lungs._asdict())
 
 
+def keep_saved(workdir: Path) -> None:
+    """Note that a state of a training was saved, so that its loss is noticed.
+
+    Args:
+        workdir: of the training, with its note.
+
+    Raises:
+        ValueError: the note is damaged.
+        OSError: it cannot be read or written.
+    """
+    note = read_signed(workdir / FILE, MEND)
+    if not note.get(SAVED):
+        write_json(workdir / FILE, signed(note | {SAVED: True}))
+
+
+def says_saved(workdir: Path) -> bool:
+    """Say whether the note of a workdir says that a network was saved in it.
+
+    Args:
+        workdir: of a training, or of imported weights.
+
+    Raises:
+        ValueError: the note is damaged.
+        OSError: it cannot be read.
+    """
+    path = workdir / FILE
+    return path.exists() and bool(read_signed(path, MEND).get(SAVED))
+
+
 def keep_import(workdir: Path, source: Path) -> None:
     """Note that the weights of a workdir come from a file.
 
@@ -85,6 +115,7 @@ def keep_import(workdir: Path, source: Path) -> None:
         OSError: the note cannot be written.
     """
     _write(workdir, f"imported from {source.name}", None, None)
+    keep_saved(workdir)
 
 
 def read_provenance(workdir: Path, settings: Settings) -> Provenance:

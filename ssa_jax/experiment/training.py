@@ -20,7 +20,7 @@ from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
 from ssa_jax.experiment.progress import progress
-from ssa_jax.experiment.provenance import keep_training
+from ssa_jax.experiment.provenance import keep_saved, keep_training
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
@@ -177,6 +177,7 @@ def train_on(
             report=report,
             ticks=lambda step: bar.update(step - bar.n),
             stop_requested=stop_requested,
+            saved=lambda: keep_saved(workdir),
         )
 
 
@@ -185,6 +186,7 @@ def _resumed(
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """Return the state to go on from and its progress, or the initial state and None."""
     if checkpoints.last_step is None:
+        workdirs.require_not_lost(workdir, ["last"])
         require_log(workdir, 0, None)
         return state, None
     state, resumed = checkpoints.restore_last(state)
@@ -193,6 +195,14 @@ def _resumed(
         print(text, file=sys.stderr, flush=True)
     if resumed.get("validated_on", validated_on) != validated_on:
         resumed["best"] = -math.inf
+    if resumed["best"] > -math.inf and not workdirs.has_checkpoints(workdir, ["best"]):
+        resumed["best"] = -math.inf
+        print(
+            f"{workdir / 'checkpoints' / 'best'}: no checkpoint, though there was one; the best "
+            "network is chosen anew from the epochs to come (--which last takes the last)",
+            file=sys.stderr,
+            flush=True,
+        )
     return state, resumed
 
 
