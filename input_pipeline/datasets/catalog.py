@@ -111,6 +111,7 @@ def build(
     task: str,
     options: Options | None = None,
     progress: bool = False,
+    accept: Callable[[Path], Any] = lambda data_dir: None,
 ) -> bool:
     """Build a data set, completely or not at all, unless the same source is already built.
 
@@ -127,6 +128,8 @@ def build(
         options: what the user states about the files; None for what the existing records were
             built with.
         progress: whether to show progress bars on stderr.
+        accept: called before new records replace old ones, with a folder `data_dir` that holds the
+            new ones alone; if it raises, the old ones stay.
 
     Returns:
         Whether it was built now.
@@ -160,6 +163,8 @@ def build(
         lungs = builder.lungs if isinstance(builder, VolumeBuilder) else None
         card = {"sha256": source, "notes": report.notes, "lungs": lungs and lungs._asdict()}
         write_json(built / SOURCE_FILE, card | {"axes": options.axes, "labels": options.labels})
+        if target.exists():
+            accept(scratch)
         move_into_place(built, target, scratch)
     return True
 

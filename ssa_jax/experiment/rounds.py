@@ -66,17 +66,23 @@ def self_train(
         max_rounds=chosen.max_rounds,
         per_round=chosen.slices_per_round,
     )
-    data.build_records(settings)
     with in_use(folder):
         workdir.changed_settings(settings, folder)
-        plan = data.plan(settings, folder, [data.UNLABELLED, data.TEST])
-        slices = data.pools(settings, plan)
-        data.check_pools(settings, slices)
-        check_start(settings, len(slices.training))
+        data.build_records(settings, partial(_chosen, folder=folder))
+        plan, slices = _chosen(settings, folder)
         workdir.save_settings(settings, folder)
         data.write_plan(plan.files, folder)
         workdir.keep_compiled(folder)
         return _run_all(Run(settings, folder, slices, compile_network(settings), observer, quiet))
+
+
+def _chosen(settings: Settings, folder: Path) -> tuple[data.Plan, data.Pools]:
+    """Choose the slices of all rounds, and check what these need of them."""
+    plan = data.plan(settings, folder, [data.UNLABELLED, data.TEST])
+    slices = data.pools(settings, plan)
+    data.check_pools(settings, slices)
+    check_start(settings, len(slices.training))
+    return plan, slices
 
 
 def _run_all(run: Run) -> dict[str, Any]:

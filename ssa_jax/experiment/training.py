@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,24 @@ def train_in(
 ) -> TrainState:
     """Train as `train` does; the error about a loss that is not finite leaves out what to do."""
     factory.check(settings)
-    data.build_records(settings)
+    choose = partial(
+        data.plan,
+        folder=workdir,
+        accept_changes=accept_data_changes,
+        way_out="add --accept-data-changes to go on with the slices as they are now, or name "
+        "another --workdir to train anew",
+    )
+
+    def check(there: Settings) -> None:
+        slices = len(choose(there).training)
+        check_start(there, slices)
+        done = Checkpoints(workdir).last_step or 0
+        _require_epochs(there, workdir, done, steps_of(there, slices))
+
     with in_use(workdir):
         changed = workdirs.changed_settings(settings, workdir, workdirs.GOES_ON)
-        plan = data.plan(
-            settings,
-            workdir,
-            accept_changes=accept_data_changes,
-            way_out="add --accept-data-changes to go on with the slices as they are now, or name "
-            "another --workdir to train anew",
-        )
+        data.build_records(settings, check)
+        plan = choose(settings)
 
         def commit() -> None:
             for note in filter(None, (*changed, plan.note)):
@@ -138,12 +147,8 @@ def train_on(
     state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
     checkpoints = Checkpoints(workdir)
     state, resumed = _resumed(checkpoints, state, workdir, validated_on)
-    start, total = int(state.step), settings.train.epochs * steps_per_epoch
-    if start > total:
-        raise ValueError(
-            f"{workdir}: {start} steps are trained, train.epochs={settings.train.epochs} are "
-            f"{total}; expected {-(-start // steps_per_epoch)} epochs or more"
-        )
+    start = int(state.step)
+    total = _require_epochs(settings, workdir, start, steps_per_epoch)
     commit()
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training))
@@ -179,6 +184,17 @@ def train_on(
             stop_requested=stop_requested,
             saved=lambda: keep_saved(workdir),
         )
+
+
+def _require_epochs(settings: Settings, workdir: Path, start: int, steps_per_epoch: int) -> int:
+    """Check that a training of so many steps is not longer than the settings say; return theirs."""
+    total = settings.train.epochs * steps_per_epoch
+    if start > total:
+        raise ValueError(
+            f"{workdir}: {start} steps are trained, train.epochs={settings.train.epochs} are "
+            f"{total}; expected {-(-start // steps_per_epoch)} epochs or more"
+        )
+    return total
 
 
 def _resumed(
