@@ -32,6 +32,7 @@ FILES = {  # by name: a pattern below the folder of all
     "splits": "W/**/splits.json",
     "data hashes": "W/**/data.json",
     "metrics.csv": "W/**/metrics.csv",
+    "training notes": "W/**/training.json",
     "records": "records/**/*",
     "pseudo-labels": "W/**/pseudo/*",
     "rounds": "W/**/round.json",

@@ -21,7 +21,7 @@ from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
 from ssa_jax.experiment.progress import progress
-from ssa_jax.experiment.provenance import keep_saved, keep_training
+from ssa_jax.experiment.provenance import keep_saved, keep_training, says_saved
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
@@ -149,6 +149,7 @@ def train_on(
     state, resumed = _resumed(checkpoints, state, workdir, validated_on)
     start = int(state.step)
     total = _require_epochs(settings, workdir, start, steps_per_epoch)
+    says_saved(workdir)  # raises for a damaged note, before anything is written
     commit()
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training))

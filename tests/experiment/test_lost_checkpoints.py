@@ -126,6 +126,13 @@ def test_the_best_is_chosen_anew_where_it_is_gone(here):
     assert kept.name == str(TOTAL + STEPS)
 
 
+def test_a_damaged_note_is_refused_before_anything_is_written(here):
+    path = here / "over" / provenance.FILE
+    path.write_bytes(path.read_bytes().replace(b"2", b"3"))
+    for main, flags in uses(here, "over").values():
+        assert f"{path}: damaged or changed: the hash" in refused(main, flags, here)
+
+
 def test_a_training_that_saved_nothing_begins_anew(here):
     """Killed before its first checkpoint: the same command is right to start at step 0."""
     folder = here / "begun"
