@@ -129,7 +129,9 @@ def test_the_best_is_chosen_anew_where_it_is_gone(here):
 def test_a_damaged_note_is_refused_before_anything_is_written(here):
     path = here / "over" / provenance.FILE
     path.write_bytes(path.read_bytes().replace(b"covid", b"cobid"))
-    for main, flags in uses(here, "over").values():
+    calls = uses(here, "over")
+    del calls["init_from"]  # begins from the weights, and does not say what they were trained on
+    for main, flags in calls.values():
         assert f"{path}: damaged or changed: the hash" in refused(main, flags, here)
 
 
