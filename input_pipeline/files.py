@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+LOCK = ".lock"  # with this begin the names of files that say who uses a folder
 UNFINISHED = ".unfinished"  # marks a temporary name; a killed process leaves such names behind
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is computed by a spreadsheet
 MOST_BYTES = 200  # of a name that `safe_name` returns; file systems allow 255, suffix included
@@ -127,7 +128,7 @@ def remove(path: Path) -> None:
 
 
 def is_filled(folder: Path) -> bool:
-    """Return whether `folder` exists and holds anything but leftovers of killed processes.
+    """Return whether `folder` holds anything but locks and leftovers of killed processes.
 
     Args:
         folder: need not exist.
@@ -135,7 +136,8 @@ def is_filled(folder: Path) -> bool:
     Raises:
         OSError: it is not a folder, or cannot be read.
     """
-    return folder.exists() and any(UNFINISHED not in entry.name for entry in folder.iterdir())
+    names = (entry.name for entry in folder.iterdir()) if folder.exists() else ()
+    return any(UNFINISHED not in name and not name.startswith(LOCK) for name in names)
 
 
 def require_empty(folder: Path, flag: str) -> None:

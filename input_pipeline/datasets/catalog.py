@@ -27,13 +27,14 @@ from input_pipeline.datasets.writing import move_into_place, scratch_folder, wri
 from input_pipeline.files import write_json
 from input_pipeline.io.nifti_header import files_of
 from input_pipeline.io.scan import axes_affine
+from input_pipeline.lungs.origin import RECORD, LungOrigin, origin_of
 from input_pipeline.records import Records, open_folder, write_hashes
 from input_pipeline.slices import Slice
 
 UNLABELLED = "unlabelled"
 MEND = "remove its folder and build the data set again"  # if records are damaged
 # Beside the records, the card of the data set: a hash of the files that they were built from, what
-# the user stated, and what was noticed while the files were read.
+# the user stated, what was noticed while the files were read, and where lung masks come from.
 SOURCE_FILE = "source.json"
 VALIDATION = "validation"
 
@@ -75,9 +76,12 @@ def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str, Report],
     def files(source_dir: Path, task: str, report: Report) -> list[Path]:
         del task
         splits = builder.list_volumes(source_dir, report)
-        named = (p for s in splits.values() for v in s for p in (v.image, v.mask, v.lung) if p)
+        volumes = [volume for split in splits.values() for volume in split]
+        lungs = [volume.lung for volume in volumes]
+        named = (p for v in volumes for p in (v.image, v.mask, v.lung) if p)
         listed = [file for path in named for file in files_of(path)]
-        about = (source_dir / name for name in (SETTINGS, PATIENTS))
+        about = {source_dir / name: None for name in (SETTINGS, PATIENTS)}
+        about |= {path.with_name(RECORD): None for path in lungs if path}
         return listed + [path for path in about if path.exists()]
 
     return files
@@ -107,6 +111,7 @@ def build(
     task: str,
     options: Options | None = None,
     progress: bool = False,
+    accept: Callable[[Path], Any] = lambda data_dir: None,
 ) -> bool:
     """Build a data set, completely or not at all, unless the same source is already built.
 
@@ -123,6 +128,8 @@ def build(
         options: what the user states about the files; None for what the existing records were
             built with.
         progress: whether to show progress bars on stderr.
+        accept: called before new records replace old ones, with a folder `data_dir` that holds the
+            new ones alone; if it raises, the old ones stay.
 
     Returns:
         Whether it was built now.
@@ -153,8 +160,11 @@ def build(
         report.raise_faults(source_dir or data_dir)
         built = Path(builder.data_dir)
         write_hashes(built, builder.info.splits, MEND)
-        card = {"sha256": source, "notes": report.notes, "axes": options.axes}
-        write_json(built / SOURCE_FILE, card | {"labels": options.labels})
+        lungs = builder.lungs if isinstance(builder, VolumeBuilder) else None
+        card = {"sha256": source, "notes": report.notes, "lungs": lungs and lungs._asdict()}
+        write_json(built / SOURCE_FILE, card | {"axes": options.axes, "labels": options.labels})
+        if target.exists():
+            accept(scratch)
         move_into_place(built, target, scratch)
     return True
 
@@ -197,6 +207,22 @@ def notes(name: str, *, data_dir: Path, task: str) -> list[str]:
         ValueError: there is no such data set or task.
     """
     return list(_card(_directory(name, data_dir, task)).get("notes", []))
+
+
+def lung_origin(name: str, *, data_dir: Path, task: str) -> LungOrigin | None:
+    """Return where the lung masks of a built data set come from; None if it has none, or unknown.
+
+    Args:
+        name: key of `DATASETS`.
+        data_dir: folder with the records of all data sets.
+        task: 'binary' or 'multiclass'.
+
+    Raises:
+        ValueError: there is no such data set or task, or its card is damaged.
+    """
+    directory = _directory(name, data_dir, task)
+    record = _card(directory).get("lungs")
+    return None if record is None else origin_of(record, directory / SOURCE_FILE, MEND)
 
 
 def validation_split(name: str, *, data_dir: Path, task: str) -> str:

@@ -5,7 +5,8 @@ volume is in memory at a time.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from input_pipeline.datasets.volumes import (
 )
 from input_pipeline.files import encodable
 from input_pipeline.io.scan import Scan
+from input_pipeline.lungs.origin import FILES, THRESHOLD, LungOrigin, origin_of_files
 from input_pipeline.lungs.threshold import volume_lung_mask
 from input_pipeline.preprocess import unwindowed
 
@@ -35,6 +37,7 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
 
     Attributes:
         LABELS: the class index (0, 1 or 2) of each label that a mask may hold.
+        lungs: where the lung masks come from; None before `examples`.
     """
 
     LABELS: ClassVar[dict[int, int]]
@@ -59,6 +62,7 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         self._source_dir = source_dir
         self._options = options or Options()
         self.report = report or Report()
+        self.lungs: LungOrigin | None = None
         super().__init__(**kwargs)
 
     @classmethod
@@ -100,6 +104,22 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         del source_dir
         return cls.LABELS if options.labels is None else options.labels
 
+    @staticmethod
+    def lung_origin(splits: Mapping[str, Sequence[Volume]]) -> LungOrigin:
+        """Return where the lung masks of the volumes come from.
+
+        Args:
+            splits: the volumes of each split.
+
+        Raises:
+            ValueError: the record of a folder of lung masks is damaged.
+        """
+        files = [volume.lung for volumes in splits.values() for volume in volumes]
+        given = [path for path in files if path is not None]
+        if not given:
+            return LungOrigin(THRESHOLD)
+        return origin_of_files(given) if len(given) == len(files) else LungOrigin(FILES)
+
     @classmethod
     def check(cls, source_dir: Path, options: Options, report: Report) -> int:
         """Read every file without building anything.
@@ -117,6 +137,7 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         """
         splits = cls.list_volumes(source_dir, report)
         labels = cls.labels_of(source_dir, options)
+        report.attempt(partial(cls.lung_origin, splits))
         volumes = [volume for split in splits.values() for volume in split]
         for volume in volumes:
             read_volume(volume, labels, options.axes, report, remedy=cls.REMEDY)
@@ -142,6 +163,7 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         if self._source_dir is None:
             raise ValueError(f"{self.name}: no source_dir, expected the folder of its files")
         splits = self.list_volumes(self._source_dir, self.report)
+        self.lungs = self.report.attempt(partial(self.lung_origin, splits))
         return {split: self._generate_examples(volumes) for split, volumes in splits.items()}
 
     def _split_generators(

@@ -54,6 +54,7 @@ class Image:
         inter: offset from stored values to Hounsfield units.
         inverted: whether the slice is stored for an inverted display (MONOCHROME1).
         assumed: names of the tags that the file lacks and whose value is assumed.
+        unit: of the values, where the file states one (RescaleType) that may not be Hounsfield's.
         marks: values, as text, of the tags by which acquisitions may differ.
     """
 
@@ -70,6 +71,7 @@ class Image:
     inter: float
     inverted: bool
     assumed: tuple[str, ...] = ()
+    unit: str = ""
     marks: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property

@@ -18,13 +18,16 @@ from input_pipeline.io.dicom_file import AGAIN, Image, LeftOut, Series, decoding
 
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 RESCALE = ("RescaleSlope", "RescaleIntercept")
+UNIT = "RescaleType"
+# DICOM's names of other units: optical density, iodine, atomic number, electron density, percent.
+OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
 MARKS = (  # tags by which acquisitions within a series may differ
     "AcquisitionNumber", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase",
     "EchoNumbers", "KVP", "ConvolutionKernel", "StackID", "ImageType", "SliceThickness",
     "AcquisitionDateTime", "AcquisitionTime", "ContentTime", "InstanceNumber",
 )  # fmt: skip
 OTHERS = ("Rows", "Columns", "SliceLocation", "PhotometricInterpretation")
-USED = (*GEOMETRY, *RESCALE, *MARKS, *OTHERS)
+USED = (*GEOMETRY, *RESCALE, UNIT, *MARKS, *OTHERS)
 FRAME_NAMES = {  # of tags that have another name where they belong to a frame
     "FrameAcquisitionNumber": "AcquisitionNumber",
     "FrameAcquisitionDateTime": "AcquisitionDateTime",
@@ -72,7 +75,8 @@ def read_header(file: Path) -> list[Image] | LeftOut:
             reason = _without_slice(header)
             if reason is None:
                 frames = [tags for tags in _frames(header, file) if not _is_localiser(tags)]
-                reason = _without_geometry(frames, header) if frames else LOCALISER
+                reason = _other_unit(frames) if frames else LOCALISER
+                reason = reason or _without_geometry(frames, header)
             if reason is not None:
                 few, error, damaged = reason
                 return LeftOut(file, few, f"{file}: {error}", damaged, _known(series))
@@ -119,6 +123,21 @@ def _without_slice(header: pydicom.Dataset) -> tuple[str, str, bool] | None:
         error = f"holds {count} frames without positions, expected those of an enhanced CT; "
         return "of several frames without positions", error + ORIGINAL_SERIES, False
     return None
+
+
+def _other_unit(frames: list[dict[str, Any]]) -> tuple[str, str, bool] | None:
+    """Return why values are not Hounsfield units where they have another, as `_without_slice`."""
+    unit = next((unit for unit in map(_unit, frames) if unit in OTHER_UNITS), None)
+    if unit is None:
+        return None
+    error = f"states its values as {unit} (RescaleType), expected Hounsfield units; {NAME_CT}"
+    return f"of values in {unit}, not HU", error, False
+
+
+def _unit(tags: Mapping[str, Any]) -> str:
+    """Return the unit that a slice states; '' for none, and for Hounsfield's."""
+    unit = "" if _absent(tags, UNIT) else _text(tags[UNIT]).strip().upper()
+    return "" if unit == "HU" or unit.startswith("HOUNSFIELD") else unit
 
 
 def _without_geometry(
@@ -211,6 +230,7 @@ def _image(tags: Mapping[str, Any], header: pydicom.Dataset, series: Series, fil
         inter=inter,
         inverted=tags.get("PhotometricInterpretation") == "MONOCHROME1",
         assumed=tuple(assumed),
+        unit=_unit(tags),
         marks={name: _text(tags[name]) for name in MARKS if not _absent(tags, name)},
     )
 

@@ -23,6 +23,7 @@ from input_pipeline.io.scan import Scan, oriented
 from input_pipeline.io.stack import Stack
 
 AIR_AND_LUNG_HU = (-1100, -300)
+UNSPECIFIED = "US"  # as a unit
 LEAST_AIR = 0.005  # share of the voxels of a chest that are air or lung
 
 
@@ -65,6 +66,7 @@ def read_dicom(path: Path, *, series: str | None = None) -> Scan:
     first = [group[0] for group in groups]
     stack = _read_stack(groups, pixels, path, notes)
     _check_assumed(first, stack.array, path)  # before padding counts as air
+    notes += _unit_notes(first, stack.array)
     return _placed(stack, first, path, notes)
 
 
@@ -212,7 +214,7 @@ def _check_assumed(images: Sequence[Image], values: np.ndarray, path: Path) -> N
     if not absent:
         return
     low, high = AIR_AND_LUNG_HU
-    share = float(((values >= low) & (values <= high)).mean())
+    share = _air_share(values)
     if share < LEAST_AIR:
         raise ValueError(
             f"{images[0].path}: has no {', '.join(absent)}, and {share:.1%} of the voxels of "
@@ -220,3 +222,23 @@ def _check_assumed(images: Sequence[Image], values: np.ndarray, path: Path) -> N
             f"in Hounsfield units; export the original series, or set the tags (the intercept is "
             f"-1024 in most scanners)"
         )
+
+
+def _unit_notes(images: Sequence[Image], values: np.ndarray) -> list[str]:
+    """Doubt values whose stated unit is none, or is not known to be another than Hounsfield's."""
+    units = {image.unit for image in images} - {""}
+    share = _air_share(values)
+    if units <= {UNSPECIFIED} and (not units or share >= LEAST_AIR):
+        return []
+    low, high = AIR_AND_LUNG_HU
+    return [
+        f"states its values as {', '.join(sorted(units))} (RescaleType), expected HU, and "
+        f"{share:.1%} of the voxels lie in {low} to {high} (air and lung in Hounsfield units); if "
+        "they are in another unit, name a series in Hounsfield units"
+    ]
+
+
+def _air_share(values: np.ndarray) -> float:
+    """Return the share of the voxels that are air or lung if the values are Hounsfield units."""
+    low, high = AIR_AND_LUNG_HU
+    return float(((values >= low) & (values <= high)).mean())

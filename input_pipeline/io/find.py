@@ -10,6 +10,7 @@ from input_pipeline.io import nifti
 from input_pipeline.io.archive import is_archive, unpacked
 from input_pipeline.io.dicom_file import is_dicom, listed
 from input_pipeline.io.dicom_tree import dicom_scans, walk
+from input_pipeline.io.nifti_header import VOXELS, files_of
 from input_pipeline.io.read import SUFFIXES
 from input_pipeline.io.scan import name_of
 
@@ -51,33 +52,38 @@ def find_scans(inputs: Sequence[Path], *, series: str | None = None) -> dict[str
     Args:
         inputs: NIfTI files, DICOM files, folders, files DICOMDIR (meaning their folder) and zip
             archives of these. A folder with NIfTI files means each of them; so does one with such
-            folders at any depth. Any other folder is one of DICOM, see `dicom_scans`.
+            folders at any depth, or with nothing but archives. Any other folder is one of DICOM,
+            see `dicom_scans`. Both files of a pair mean one scan.
         series: which DICOM series is wanted; folders without it are left out.
 
     Returns:
         The path of each scan by the name of its mask, NAME.nii.gz. The path of a scan in an archive
-        begins with that of the archive, as if this were a folder; `read_scan` reads it.
+        begins with that of the archive, as if this were a folder; `read_scan` reads it. An archive
+        among others that cannot be unpacked is listed as it is, so that reading it says why.
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: two scans have the same name, or an archive cannot be unpacked.
+        ValueError: two scans have the same name, or no archive can be unpacked.
     """
     found: list[_Found] = []
-    for entry in inputs:
+    faults: list[Exception] = []
+    for entry in _without_second_halves(inputs):
         if not entry.exists():
             raise FileNotFoundError(f"{entry}: no such file or folder")
         if entry.name.lower() == "dicomdir" and entry.is_file():
             entry = entry.parent
-        if entry.is_dir():
-            found += _in_folder(entry, entry, series)
-        elif is_archive(entry):
-            with unpacked(entry) as folder:
-                found += [
-                    _Found(entry / one.path.relative_to(folder), one.names)
-                    for one in _in_folder(folder, entry, series)
-                ]
-        else:
-            found.append(_Found(entry, (name_of(entry),)))
+        archives = _only_archives(entry) if entry.is_dir() else [entry] * is_archive(entry)
+        if not archives:
+            given = _Found(entry, (name_of(entry),))
+            found += _in_folder(entry, entry, series) if entry.is_dir() else [given]
+        for archive in archives:
+            try:
+                found += _in_archive(archive, series)
+            except (ValueError, OSError) as error:
+                faults.append(error)
+                found.append(_Found(archive, _names(archive, archive.parent, archive, file=True)))
+    if len(faults) == len(found) and faults:
+        raise faults[0]
     return _by_name(found)
 
 
@@ -128,11 +134,36 @@ class _Found:
     names: tuple[str, ...]
 
 
+def _without_second_halves(inputs: Sequence[Path]) -> list[Path]:
+    """Leave out the voxels (`.img`) of a pair of files whose header is an input too."""
+    given = set(inputs)
+    halves = {p for p in given if p.name.lower().endswith(VOXELS) and p.is_file()}
+    return [p for p in inputs if p not in halves or given.isdisjoint(files_of(p)[1:])]
+
+
+def _only_archives(folder: Path) -> list[Path]:
+    """Return the zip archives of a folder, and of those in it, that holds no scan besides."""
+    archives = [path for path in walk(folder) if is_archive(path)]
+    if not archives:
+        return []
+    others = (path for path in walk(folder) if not is_archive(path))
+    return [] if any(_is_volume(path) or is_dicom(path) for path in others) else archives
+
+
+def _in_archive(archive: Path, series: str | None) -> list[_Found]:
+    """List the scans of a zip archive."""
+    with unpacked(archive) as folder:
+        return [
+            _Found(archive / one.path.relative_to(folder), one.names)
+            for one in _in_folder(folder, archive, series)
+        ]
+
+
 def _in_folder(folder: Path, given: Path, series: str | None) -> list[_Found]:
     """List the scans of a folder, which the user knows as `given`."""
     volumes, slices = _contents(folder)
     if volumes:
-        _note_pictures(volumes, given)
+        _note_left_out(volumes, given)
     found = [_Found(path, _names(path, folder, given, file=True)) for path in volumes]
     if slices or not volumes:
         scans = dicom_scans(folder, series)
@@ -203,17 +234,21 @@ def _both(path: Path, other: Path, name: str) -> str:
     )
 
 
-def _note_pictures(volumes: Sequence[Path], given: Path) -> None:
-    """Print which pictures beside scans are left out."""
+def _note_left_out(volumes: Sequence[Path], given: Path) -> None:
+    """Print which pictures and archives beside scans are left out."""
     places = sorted({path.parent for path in volumes})
     entries = [entry for place in places for entry in sorted(place.iterdir())]
-    names = [entry.name for entry in entries if _is_input(entry)]
-    if names:
-        print(
-            f"{given}: {len(names)} picture{'s' * (len(names) > 1)} left out beside the scans "
-            f"({listed(names)}); name pictures themselves to segment them",
-            file=sys.stderr,
-        )
+    for what, is_one, then in (
+        ("picture", _is_input, "pictures themselves to segment them"),
+        ("archive", is_archive, "archives themselves to read them"),
+    ):
+        names = [entry.name for entry in entries if is_one(entry)]
+        if names:
+            print(
+                f"{given}: {len(names)} {what}{'s' * (len(names) > 1)} left out beside the scans "
+                f"({listed(names)}); name {then}",
+                file=sys.stderr,
+            )
 
 
 def _is_volume(path: Path) -> bool:

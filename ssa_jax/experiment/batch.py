@@ -21,6 +21,7 @@ from input_pipeline.files import (
 from input_pipeline.io.archive import archive_of
 from input_pipeline.io.nifti_header import files_of
 from input_pipeline.verified import keep_record
+from ssa_jax.experiment.lock import in_use
 
 JOURNAL = ".results"
 ERRORS = "errors"
@@ -43,6 +44,28 @@ class RunOptions(NamedTuple):
 
     overwrite: bool = False
     shard: tuple[int, int] = (1, 1)
+
+    @property
+    def suffix(self) -> str:
+        """End of the names of the shard's files; '' without shards."""
+        part, parts = self.shard
+        return "" if parts == 1 else f".{part}-of-{parts}"
+
+    @contextmanager
+    def only_run(self, out: Path) -> Iterator[None]:
+        """Hold the lock of a folder of results, which only other shards may use meanwhile.
+
+        A run that starts anew removes what others made, and does not start while they run.
+
+        Args:
+            out: the folder; made if it does not exist.
+
+        Raises:
+            OSError: another run uses it, or the lock cannot be written.
+        """
+        shared = self.suffix and not self.overwrite
+        with in_use(out, self.suffix, beside=f".*-of-{self.shard[1]}" if shared else ""):
+            yield
 
 
 class Finished(NamedTuple):
@@ -100,7 +123,7 @@ class Batch:
     ) -> None:
         part, parts = options.shard
         self._out = out
-        self._suffix = "" if parts == 1 else f".{part}-of-{parts}"
+        self._suffix = options.suffix
         self._table = table
         self._also = also or {}
         self._stays = stays
@@ -110,8 +133,7 @@ class Batch:
         if options.overwrite and (out / record_name).exists():
             self._clear()
             remove(out / record_name)
-        if not (out / record_name).exists():
-            require_empty(out, "--out")
+        self._require_empty_or(out / record_name)
         keep_record(out / record_name, record, what="results", mend="name another --out folder")
         self._entries = self._read()
         self._own = dict(list(inputs.items())[part - 1 :: parts])
@@ -206,6 +228,15 @@ class Batch:
     @property
     def _journal(self) -> Path:
         return self._out / f"{JOURNAL}{self._suffix}.jsonl"
+
+    def _require_empty_or(self, record: Path) -> None:
+        """Check that the folder is empty, or that a run of this kind has begun in it."""
+        try:
+            if not record.exists():
+                require_empty(self._out, "--out")
+        except FileExistsError:
+            if not record.exists():  # another shard may have begun in the meantime
+                raise
 
     def _read(self) -> dict[str, dict[str, Any]]:
         """Read the journals of all shards."""

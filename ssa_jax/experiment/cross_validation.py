@@ -21,6 +21,7 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import check_start, train_in
 from ssa_jax.training.loop import TrainingDiverged
 
+FOLDS_FILE = "folds.json"
 MEND = "name another --workdir"
 
 
@@ -61,8 +62,10 @@ def cross_validate(
             f"data.validation_split is {settings.data.validation_split!r}; expected '', as the "
             "folds are made from 'train'"
         )
-    data.build_records(settings)
     with in_use(workdir):
+        data.build_records(
+            settings, partial(_choose_folds, workdir=workdir, folds=folds, scheme=scheme)
+        )
         run = _train_rounds if rounds else _train_once
         return _run_folds(settings, workdir, folds, scheme, partial(run, quiet=quiet), echo)
 
@@ -76,23 +79,8 @@ def _run_folds(
     echo: Callable[[str], Any],
 ) -> dict[str, Any]:
     """Train and score the folds, and summarise them."""
-    ids = [(item.id, item.patient) for item in data.open_split(settings, data.TRAIN)]
-    patients, seed = [patient for _, patient in ids], settings.data.split_seed
-    patient_folds = splits.make_folds(patients, folds=folds, scheme=scheme, seed=seed)
-    for number in range(1, folds + 1):  # those that are done are of the same settings and data
-        fold = workdir / f"fold_{number}"
-        workdirs.changed_settings(settings, fold)
-        if (fold / data_changes.DATA_FILE).exists():
-            data.compare(settings, fold, way_out=MEND)
-    chosen = [
-        [[name for name, patient in ids if patient in part] for part in parts]
-        for parts in patient_folds
-    ]
-    for train_ids, _ in chosen:
-        check_start(settings, len(train_ids))
-    parts_of = [{"train": train, "validation": held} for train, held in patient_folds]
-    record = {"scheme": scheme, "folds": parts_of}
-    keep_record(workdir / "folds.json", record, what="folds", mend=MEND)
+    chosen, record = _choose_folds(settings, workdir, folds, scheme)
+    _keep(record, workdir)
     rows: list[CaseRow] = []
     for number, parts in enumerate(chosen, start=1):
         out = _run_fold(settings, workdir / f"fold_{number}", parts, train)
@@ -102,6 +90,36 @@ def _run_folds(
     write_table(workdir / "cases.csv", rows)
     write_json(workdir / "metrics.json", summary)
     return summary
+
+
+def _choose_folds(
+    settings: Settings, workdir: Path, folds: int, scheme: str
+) -> tuple[list[list[list[str]]], dict[str, Any]]:
+    """Return the ids of the slices of each fold and the record of its patients; write nothing."""
+    ids = [(item.id, item.patient) for item in data.open_split(settings, data.TRAIN)]
+    patients, seed = [patient for _, patient in ids], settings.data.split_seed
+    patient_folds = splits.make_folds(patients, folds=folds, scheme=scheme, seed=seed)
+    for number in range(1, folds + 1):  # those that are done are of the same settings and data
+        fold = workdir / f"fold_{number}"
+        workdirs.changed_settings(settings, fold)
+        if (fold / data_changes.DATA_FILE).exists():
+            data.compare(settings, fold, [data.TRAIN], way_out=MEND)
+    chosen = [
+        [[name for name, patient in ids if patient in part] for part in parts]
+        for parts in patient_folds
+    ]
+    for train_ids, _ in chosen:
+        check_start(settings, len(train_ids))
+    parts_of = [{"train": train, "validation": held} for train, held in patient_folds]
+    record = {"scheme": scheme, "folds": parts_of}
+    if (workdir / FOLDS_FILE).exists():
+        _keep(record, workdir)
+    return chosen, record
+
+
+def _keep(record: dict[str, Any], workdir: Path) -> None:
+    """Write the patients of the folds, or check that the workdir holds the same."""
+    keep_record(workdir / FOLDS_FILE, record, what="folds", mend=MEND)
 
 
 def _run_fold(

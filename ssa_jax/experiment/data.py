@@ -1,6 +1,6 @@
 """The slices of an experiment: building and opening the records, and splitting them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,18 @@ class Pools:
     unlabelled: Sequence[Slice]
 
 
-def build_records(settings: Settings) -> None:
+def build_records(
+    settings: Settings, check: Callable[[Settings], Any] = lambda settings: None
+) -> None:
     """Build the data set if it is not built yet, see `catalog.build`.
 
     Args:
         settings: whose data group is read.
+        check: refuses records of a changed source before they replace the old ones, given settings
+            with their temporary place.
 
     Raises:
-        ValueError: the source is incomplete or damaged, or none was named.
+        ValueError: the source is incomplete or damaged, or none was named, or as `check`.
         OSError: the records cannot be written.
     """
     source = Path(settings.data.source_dir) if settings.data.source_dir else None
@@ -70,6 +74,7 @@ def build_records(settings: Settings) -> None:
         source_dir=source,
         data_dir=Path(settings.data.data_dir),
         task=settings.data.task,
+        accept=lambda data_dir: check(settings.replace({"data.data_dir": str(data_dir)})),
     )
 
 
@@ -103,7 +108,7 @@ def split_names(settings: Settings) -> list[str]:
 def compare(
     settings: Settings,
     folder: Path,
-    also: Sequence[str] = (),
+    names: Sequence[str],
     *,
     accept_changes: bool = False,
     way_out: str,
@@ -113,7 +118,7 @@ def compare(
     Args:
         settings: whose data group is read.
         folder: workdir of the training.
-        also: further splits to compare.
+        names: splits to compare.
         accept_changes: return changes instead of refusing them.
         way_out: what to do about changes, for the message.
 
@@ -124,8 +129,7 @@ def compare(
     Raises:
         ValueError: slices were added, gone or changed.
     """
-    held_out = _validation_split(settings, folder) or TRAIN
-    now = data_changes.hashes_of(settings, [TRAIN, held_out, *also])
+    now = data_changes.hashes_of(settings, names)
     before = data_changes.stored_hashes(folder)
     if before is None:
         return now, None
@@ -162,15 +166,17 @@ def plan(
             is missing or damaged.
         OSError: a file cannot be read.
     """
-    now, found = compare(settings, folder, also, accept_changes=accept_changes, way_out=way_out)
+    stated = _validation_split(settings, folder)
+    names = [TRAIN, stated or TRAIN, *also]
+    now, found = compare(settings, folder, names, accept_changes=accept_changes, way_out=way_out)
     files: dict[str, Mapping[str, Any]] = {}
     if found is None or found:
         files[data_changes.DATA_FILE] = now
-    training, validation, parts = _parts(settings, folder, split_of, follow=accept_changes)
+    training, validation, parts = _parts(settings, folder, stated, split_of, follow=accept_changes)
     if parts is not None:
         files[SPLITS_FILE] = dict(zip(splits.PARTS, parts, strict=True))
     held = [item.id for item in validation]
-    known = now[_validation_split(settings, folder) or TRAIN]
+    known = now[stated or TRAIN]
     validated_on = value_sha256([[name, known[name]] for name in held])
     note = f"the data set is another than this training began with: {found}" if found else ""
     return Plan(_chosen(settings, training), validation, files, validated_on, note)
@@ -207,7 +213,7 @@ def training_slices(settings: Settings, folder: Path) -> tuple[Sequence[Slice], 
             data set.
         OSError: the split cannot be written or read.
     """
-    training, validation, parts = _parts(settings, folder)
+    training, validation, parts = _parts(settings, folder, _validation_split(settings, folder))
     if parts is not None:
         write_plan({SPLITS_FILE: dict(zip(splits.PARTS, parts, strict=True))}, folder)
     return _chosen(settings, training), validation
@@ -350,20 +356,26 @@ def _validation_split(settings: Settings, folder: Path) -> str:
 
 
 def _parts(
-    settings: Settings, folder: Path, split_of: Path | None = None, *, follow: bool = False
+    settings: Settings,
+    folder: Path,
+    stated: str,
+    split_of: Path | None = None,
+    *,
+    follow: bool = False,
 ) -> tuple[Sequence[Slice], Sequence[Slice], tuple[list[str], list[str]] | None]:
     """Return the training and validation slices, and their ids if these are to be stored.
 
     Args:
         settings: whose data group is read.
         folder: the workdir.
+        stated: see `_validation_split`.
         split_of: see `plan`.
         follow: adapt a stored split to slices that were added or are gone.
     """
     data = settings.data
     train = open_split(settings, TRAIN)
     path = folder / SPLITS_FILE
-    if stated := _validation_split(settings, folder):
+    if stated:
         return train, open_split(settings, stated), None
     patients = {item.id: item.patient for item in train}
     stored = splits.load_split(path) if path.exists() else None

@@ -25,6 +25,7 @@ FILES = (
     ("training curves", ("curves.png",)),
     ("TensorBoard events", ("workdir/tensorboard",)),
     ("the trained network", ("workdir",)),
+    ("the phantoms", ("data",)),
 )
 
 

@@ -121,6 +121,7 @@ def score_folders(
     pairs = find_pairs(pred, truth)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(options.only_run(folder))
         batch = Batch(
             folder,
             {name: prediction for name, (_, prediction) in pairs.items()},

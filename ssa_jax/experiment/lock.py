@@ -1,4 +1,4 @@
-"""One training at a time in a workdir: a lock file that names its process and host."""
+"""One process at a time in a folder, or in a part: a lock file that names its process and host."""
 
 import json
 import os
@@ -12,36 +12,42 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.files import process_runs
+from input_pipeline.files import LOCK, UNFINISHED, process_runs
 from ssa_jax.training.distributed import is_main_process
 
-LOCK_FILE = ".lock"
 BEAT_SECONDS = 30.0  # between two signs of life, the lock file's time
 SILENT_SECONDS = 600.0  # without one after which the lock of another host is taken over
 
 
 @contextmanager
-def in_use(workdir: Path) -> Iterator[None]:
-    """Hold the lock of a workdir; with several processes, the main one holds it.
+def in_use(folder: Path, part: str = "", *, beside: str = "") -> Iterator[None]:
+    """Hold the lock of a folder; with several processes, the main one holds it.
 
     The lock of a process of this host that has ended is taken over at once, that of another host
     (or container) once it has shown no sign of life for ten minutes. Folders that were made for the
     lock alone are removed at the end.
 
     Args:
-        workdir: made if it does not exist.
+        folder: made if it does not exist.
+        part: end of the lock file's name where several processes may use the folder.
+        beside: pattern of the parts that others may use meanwhile; '' for none.
 
     Raises:
-        OSError: another process holds the lock, or it cannot be written.
+        OSError: another process holds the lock or that of another part, or it cannot be written.
     """
     if not is_main_process():
         yield
         return
-    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
-    workdir.mkdir(parents=True, exist_ok=True)
-    path, stop = workdir / LOCK_FILE, threading.Event()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path, stop = folder / f"{LOCK}{part}", threading.Event()
     try:
         own = _take(path)
+        try:
+            _refuse_others(path, beside)
+        except BaseException:
+            _release(path, own)
+            raise
         beats = threading.Thread(target=_beat, args=(path, stop), daemon=True)
         beats.start()
         try:
@@ -52,8 +58,8 @@ def in_use(workdir: Path) -> Iterator[None]:
             _release(path, own)
     finally:
         with suppress(OSError):  # only empty folders are removed
-            for folder in made:
-                folder.rmdir()
+            for place in made:
+                place.rmdir()
 
 
 def _take(path: Path) -> str:
@@ -77,9 +83,20 @@ def _take(path: Path) -> str:
     raise BlockingIOError(_refusal(path, _holder(path)))
 
 
+def _refuse_others(own: Path, beside: str) -> None:
+    """Refuse the locks of other parts of a folder, but for those of processes that have ended.
+
+    As each process writes its own lock before it looks, of two at once one sees the other.
+    """
+    allowed = set(own.parent.glob(f"{LOCK}{beside}")) if beside else set()
+    for path in sorted(own.parent.glob(f"{LOCK}*")):
+        if path != own and path not in allowed and UNFINISHED not in path.name:
+            _remove_dead(path)
+
+
 def _remove_dead(path: Path) -> None:
     """Remove the lock of a process that has ended; refuse that of one that runs."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.unfinished")
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
     try:
         aside.touch()  # its time is by the clock of the disk
         text, silent = path.read_bytes(), aside.stat().st_mtime - path.stat().st_mtime

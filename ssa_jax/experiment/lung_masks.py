@@ -12,6 +12,14 @@ from input_pipeline.io.nifti import read_labels, write_nifti_mask
 from input_pipeline.io.scan import Scan
 from input_pipeline.lungs.doubts import lung_doubts
 from input_pipeline.lungs.lungmask_package import lungmask_lung_labels
+from input_pipeline.lungs.origin import (
+    LUNGMASK,
+    METHODS,
+    RECORD,
+    THRESHOLD,
+    LungOrigin,
+    origin_of_files,
+)
 from input_pipeline.lungs.r231 import r231_lung_labels
 from input_pipeline.verified import file_sha256
 from ssa_jax.experiment.batch import Batch, Finished, RunOptions, print_notes
@@ -20,8 +28,6 @@ from ssa_jax.experiment.segmentation import Reading
 from ssa_jax.experiment.weights import read_state_dict, require_fit
 from ssa_jax.models import unet
 
-THRESHOLD, UNET, LUNGMASK = METHODS = ("threshold", "unet", "lungmask")
-RECORD = "lung_masks.json"  # method and weights of the masks in a folder
 TABLE = "lungs"  # name of the table of their volumes
 
 
@@ -29,22 +35,27 @@ class LungSource(NamedTuple):
     """Where the lung labels of scans come from.
 
     Attributes:
-        record: method, name and SHA-256 of its weights; or the folder of the labels.
+        origin: method, name and SHA-256 of its weights.
         folder: of the labels; None where a method finds them.
         labels: from a scan and the name of its mask to `[slices, rows, columns]` uint8 labels.
     """
 
-    record: Mapping[str, Any]
+    origin: LungOrigin
     folder: Path | None
     labels: Callable[[Scan, str], np.ndarray]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the masks depend on: the method and its weights, or the folder of the labels."""
+        return self.origin._asdict() if self.folder is None else {"folder": str(self.folder)}
 
     def __str__(self) -> str:
         """Say it in a few words for the user."""
         if self.folder is not None:
             return f"lungs are read from {self.folder}"
-        if self.record["method"] == THRESHOLD:
+        if self.origin.method == THRESHOLD:
             return "lungs are found by intensity and shape"
-        return f"lungs are found by {self.record['method']} with {self.record['weights']}"
+        return f"lungs are found by {self.origin.method} with {self.origin.weights}"
 
 
 def lung_source(text: str) -> LungSource:
@@ -55,7 +66,8 @@ def lung_source(text: str) -> LungSource:
             named as the masks.
 
     Raises:
-        ValueError: the weights are missing or do not suit the method.
+        ValueError: the weights are missing or do not suit the method, or the folder's record is
+            damaged.
         FileNotFoundError: no such folder or file.
     """
     method, _, weights = text.partition(":")
@@ -67,26 +79,28 @@ def lung_source(text: str) -> LungSource:
             f"{folder}: no such folder; --lungs takes threshold, unet:WEIGHTS, lungmask:WEIGHTS or "
             "a folder of lung masks"
         )
-    return LungSource({"folder": str(folder)}, folder, partial(_from_folder, folder))
+    origin = origin_of_files([folder / RECORD])
+    return LungSource(origin, folder, partial(_from_folder, folder))
 
 
-def lung_labels(scan: Scan, lung: str | Path) -> np.ndarray:
-    """Return the lung labels of one scan.
+def lung_labels(scan: Scan, lung: str | Path) -> tuple[np.ndarray, LungOrigin]:
+    """Return the lung labels of one scan and their origin.
 
     Args:
         scan: a scan in HU.
         lung: 'threshold', 'unet:WEIGHTS' or 'lungmask:WEIGHTS'; or a file of labels on its grid.
 
     Returns:
-        `[slices, rows, columns]` uint8 lung labels: 0 none, 1 right, 2 left.
+        `[slices, rows, columns]` uint8 lung labels (0 none, 1 right, 2 left), and their origin.
 
     Raises:
         ValueError: the weights do not suit the method, or the labels do not fit the scan.
         OSError: the file cannot be opened.
     """
     if str(lung).partition(":")[0] in METHODS and not Path(lung).exists():
-        return lung_source(str(lung)).labels(scan, "")
-    return read_lung_labels(Path(lung), scan)
+        source = lung_source(str(lung))
+        return source.labels(scan, ""), source.origin
+    return read_lung_labels(Path(lung), scan), origin_of_files([Path(lung)])
 
 
 def by_method(method: str, weights: Path | None) -> LungSource:
@@ -102,10 +116,10 @@ def by_method(method: str, weights: Path | None) -> LungSource:
         FileNotFoundError: no such file.
     """
     find = _finder(method, weights)
-    record: dict[str, Any] = {"method": method, "weights": None, "sha256": None}
+    origin = LungOrigin(method)
     if weights is not None:
-        record |= {"weights": weights.name, "sha256": file_sha256(weights)}
-    return LungSource(record, None, lambda scan, _: find(scan))
+        origin = LungOrigin(method, weights.name, file_sha256(weights))
+    return LungSource(origin, None, lambda scan, _: find(scan))
 
 
 def find_lungs(
@@ -132,15 +146,6 @@ def find_lungs(
         ValueError: the masks in `out` are of another method.
         OSError: a mask cannot be written.
     """
-    batch = Batch(
-        out,
-        scans,
-        record=source.record,
-        record_name=RECORD,
-        table=TABLE,
-        options=options,
-        stated=str(reading),
-    )
 
     def find(name: str, path: Path) -> Finished:
         target = out / name
@@ -157,8 +162,18 @@ def find_lungs(
         save = partial(write_nifti_mask, target, labels, scan)
         return Finished([row], (name,), save, _in_words(row))
 
-    with batch.finish():
-        batch.each(find, echo=echo)
+    with options.only_run(out):
+        batch = Batch(
+            out,
+            scans,
+            record=source.record,
+            record_name=RECORD,
+            table=TABLE,
+            options=options,
+            stated=str(reading),
+        )
+        with batch.finish():
+            batch.each(find, echo=echo)
 
 
 def _finder(method: str, weights: Path | None) -> Callable[[Scan], np.ndarray]:

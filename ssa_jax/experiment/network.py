@@ -1,7 +1,8 @@
 """A trained network with its settings, its preprocessing and its compiled prediction."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from input_pipeline.io.find import is_picture_name
 from input_pipeline.io.scan import Scan
 from input_pipeline.loader import eval_batches
 from input_pipeline.lungs.doubts import grey_doubts, lung_doubts, picture_doubts
+from input_pipeline.lungs.origin import LungOrigin
 from input_pipeline.preprocess import Preprocessing, from_grid, normalize
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
@@ -33,7 +35,7 @@ from ssa_jax.experiment.segmentation import (
 )
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.figures.overlays import SlicePicture
-from ssa_jax.training.state import Variables
+from ssa_jax.training.state import Variables, weights_sha256
 
 
 class Network:
@@ -44,14 +46,14 @@ class Network:
         preprocessing: of the slices that it predicts.
         name: its workdir, for messages.
         step: training step of its checkpoint.
-        provenance: what it was trained on; `UNKNOWN` while it is being trained.
 
     Args:
         settings: see above.
         predict: the compiled prediction with its variables, see `inference.make_predict`.
         name: see above.
         step: see above.
-        provenance: see above.
+        trained_on: what it was trained on, without the hash of its weights.
+        weights: returns that hash.
     """
 
     def __init__(
@@ -61,19 +63,26 @@ class Network:
         *,
         name: str = "network",
         step: int = 0,
-        provenance: Provenance = UNKNOWN,
+        trained_on: Provenance = UNKNOWN,
+        weights: Callable[[], str] = str,
     ) -> None:
         self.settings = settings
         self.preprocessing: Preprocessing = factory.preprocessing(settings)
         self.name = name
         self.step = step
-        self.provenance = provenance
+        self._trained_on = trained_on
+        self._weights = weights
         self._predict = predict
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the lesion classes 1, 2, ..."""
         return self.settings.class_names
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What it was trained on; unknown while it is being trained."""
+        return self._trained_on._replace(weights=self._weights())
 
     @property
     def _made_by(self) -> str:
@@ -150,8 +159,23 @@ class Network:
             (prediction,) = self.predict(slices, prepared_by=slices.prepared_by)
             return self.picture_segmentation(prediction)
         scan = read_source(source, Reading(intensity, series, axes, spacing))
-        labels = lung_labels(scan, lung or "threshold")
-        return self.segment_scan(scan, labels, keep_prob=True, montage=0, quiet=True)
+        labels, origin = lung_labels(scan, lung or "threshold")
+        result = self.segment_scan(scan, labels, keep_prob=True, montage=0, quiet=True)
+        return replace(result, notes=(*self.lung_notes(origin), *result.notes))
+
+    def lung_notes(self, used: LungOrigin) -> list[str]:
+        """Say if lung masks of scans are others than those that the network was trained with.
+
+        Args:
+            used: origin of the masks.
+
+        Returns:
+            A sentence, or nothing.
+        """
+        prepared = self.preprocessing
+        if prepared.intensity == "uint8" and prepared.lung_mask == "threshold":
+            return []  # computed from each slice alone, whatever the masks of the scan
+        return self._trained_on.lung_notes(used)
 
     def segment_scan(
         self, scan: Scan, lung: np.ndarray, *, keep_prob: bool, montage: int, quiet: bool
@@ -268,5 +292,11 @@ def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:
     """
     variables, step = workdir.trained_variables(settings, folder, checkpoint)
     predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)
-    origin = read_provenance(folder, settings, variables)
-    return Network(settings, predict(variables), name=str(folder), step=step, provenance=origin)
+    return Network(
+        settings,
+        predict(variables),
+        name=str(folder),
+        step=step,
+        trained_on=read_provenance(folder, settings),
+        weights=lambda: weights_sha256(variables),
+    )

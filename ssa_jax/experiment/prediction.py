@@ -74,30 +74,32 @@ def predict_scans(
     settings = workdir.load_settings(folder)
     source = lung_source(wanted.lungs or "threshold")
     net = network.restore(settings, folder, wanted.which)
-    _introduce(net, str(source), echo)
-    batch = Batch(
-        out,
-        scans,
-        record=_record(net, wanted, source.record),
-        record_name=RECORD,
-        table=SCANS_TABLE,
-        options=wanted.run,
-        also={name: source.folder / name for name in scans} if source.folder else None,
-        stated=str(reading),
-    )
+    about_lungs = net.lung_notes(source.origin)
+    _introduce(net, str(source), about_lungs, echo)
 
     def segment(name: str, path: Path) -> Finished:
         scan = reading.read_hu(path)
         result = _segment(net, scan, name, source, wanted)
         print_notes(path, result.notes)
         row = {"file": str(path)} | rounded(result.volumes)
-        row |= {"network": str(net.provenance), "notes": "; ".join(result.notes)}
+        row |= {"network": str(net.provenance), "notes": "; ".join([*about_lungs, *result.notes])}
         montage = (f"{name.removesuffix('.nii.gz')}.png",) if result.pictures else ()
         save = partial(_save_scan, result, out, name, montage, net.class_names)
         return Finished([row], (name, *montage), save, in_words(row, net.class_names))
 
-    with batch.finish():
-        batch.each(segment, echo=echo)
+    with wanted.run.only_run(out):
+        batch = Batch(
+            out,
+            scans,
+            record=_record(net, wanted, source.record),
+            record_name=RECORD,
+            table=SCANS_TABLE,
+            options=wanted.run,
+            also={name: source.folder / name for name in scans} if source.folder else None,
+            stated=str(reading),
+        )
+        with batch.finish():
+            batch.each(segment, echo=echo)
 
 
 def predict_pictures(
@@ -128,27 +130,31 @@ def predict_pictures(
     lungs = None if wanted.lungs in (None, "threshold") else Path(str(wanted.lungs))
     preprocessing = check_pictures(preprocessing, lungs is not None, str(folder))
     net = network.restore(settings, folder, wanted.which)
-    _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", echo)
-    batch = Batch(
-        out,
-        {output_names(path)[0]: path for path in paths},
-        record=_record(net, wanted, {"folder": str(lungs)} if lungs else {"method": "threshold"}),
-        record_name=RECORD,
-        table=PICTURES_TABLE,
-        options=wanted.run,
-        also={output_names(p)[0]: _lung_file(lungs, p) for p in paths} if lungs else None,
-    )
-    with batch.finish(), progress(len(batch.missing), quiet=wanted.quiet) as bar:
-        slices = _usable(batch, lungs, preprocessing)
-        for prediction in net.predict(slices, prepared_by=slices.prepared_by):
-            name = output_names(Path(prediction.slice.id))[0]
-            batch.add(name, _finished_picture(net, prediction, out, pictures=wanted.pictures))
-            bar.update()
+    _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", [], echo)
+    with wanted.run.only_run(out):
+        batch = Batch(
+            out,
+            {output_names(path)[0]: path for path in paths},
+            record=_record(
+                net, wanted, {"folder": str(lungs)} if lungs else {"method": "threshold"}
+            ),
+            record_name=RECORD,
+            table=PICTURES_TABLE,
+            options=wanted.run,
+            also={output_names(p)[0]: _lung_file(lungs, p) for p in paths} if lungs else None,
+        )
+        with batch.finish(), progress(len(batch.missing), quiet=wanted.quiet) as bar:
+            slices = _usable(batch, lungs, preprocessing)
+            for prediction in net.predict(slices, prepared_by=slices.prepared_by):
+                name = output_names(Path(prediction.slice.id))[0]
+                batch.add(name, _finished_picture(net, prediction, out, pictures=wanted.pictures))
+                bar.update()
 
 
-def _introduce(net: Network, lungs: str, echo: Callable[[str], Any]) -> None:
-    """Say what the network was trained on and where the lungs come from."""
+def _introduce(net: Network, lungs: str, notes: Sequence[str], echo: Callable[[str], Any]) -> None:
+    """Say what the network was trained on, where the lungs come from and what is to be noted."""
     echo(f"{net.name}: trained on {net.provenance}; {lungs}")
+    print_notes(Path(net.name), notes)
     if net.provenance.phantoms:
         print(
             f"warning: {net.name} has only seen made-up chests (phantoms); its masks of patients "
@@ -159,7 +165,9 @@ def _introduce(net: Network, lungs: str, echo: Callable[[str], Any]) -> None:
 
 def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the masks of a folder depend on."""
-    return {"network": net.provenance._asdict(), "which": wanted.which, "lungs": dict(lungs)}
+    network = net.provenance._asdict()
+    del network["lungs"]  # is in the network's workdir; older folders of masks lack it
+    return {"network": network, "which": wanted.which, "lungs": dict(lungs)}
 
 
 def _segment(

@@ -1,23 +1,80 @@
-"""Progress bars on standard error."""
+"""Progress on standard error: a bar on a terminal, else a line now and then."""
 
 import sys
-from typing import Any
+import time
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from tqdm import tqdm
+
+SECONDS = 30.0  # between two lines
+
+
+class Progress(Protocol):
+    """What shows the progress, a context in which it is shown."""
+
+    n: Any  # steps that are done
+
+    def update(self, n: Any = 1) -> Any:
+        """Add steps that are done."""
+
+    def set_postfix_str(self, s: str = "") -> Any:
+        """Set a text to be shown behind the steps."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, *_: Any) -> Any:
+        """End."""
 
 
 def progress(
     total: int, *, initial: int = 0, quiet: bool = False, what: str | None = None
-) -> "tqdm[Any]":
-    """Make a progress bar, hidden where standard error is not a terminal.
+) -> Progress:
+    """Show the progress of steps: by a bar, or by lines where standard error is not a terminal.
 
     Args:
         total: number of steps.
         initial: steps that are done already.
-        quiet: hide the bar.
+        quiet: show nothing.
         what: label before the bar.
     """
-    silent = quiet or not sys.stderr.isatty()
-    return tqdm(
-        total=total, initial=initial, disable=silent, desc=what, unit="step", dynamic_ncols=True
-    )
+    if quiet or sys.stderr.isatty():
+        return tqdm(
+            total=total, initial=initial, disable=quiet, desc=what, unit="step", dynamic_ncols=True
+        )
+    return _Lines(total, initial, what)
+
+
+class _Lines:
+    """Progress as a line every thirty seconds; nothing is printed of what takes less."""
+
+    def __init__(self, total: int, initial: int, what: str | None) -> None:
+        self.n = initial
+        self._total = total
+        self._label = f"{what}: " if what else ""
+        self._text = ""
+        self._start = self._last = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        now = time.monotonic()
+        if now - self._last < SECONDS:
+            return
+        self._last = now
+        done = f"{self._label}{self.n} of {self._total} steps after {now - self._start:.0f} s"
+        print(f"{done}{self._text}", file=sys.stderr, flush=True)
+
+    def set_postfix_str(self, s: str = "") -> None:
+        self._text = f", {s}" if s else ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass

@@ -4,14 +4,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from input_pipeline.datasets import catalog
 from input_pipeline.files import write_json
+from input_pipeline.lungs.origin import THRESHOLD, LungOrigin, origin_of
 from input_pipeline.verified import read_signed, signed
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.training.state import Variables, weights_sha256
 
 FILE = "training.json"
 PHANTOMS = ("ct_phantom",)  # data sets of made-up chests
 MEND = "restore it from a copy, or remove it"
+SAVED = "saved"  # entry of the note once a network was saved
 SHOWN = 12  # characters of a hash that are shown
 
 
@@ -24,6 +26,7 @@ class Provenance(NamedTuple):
         date: when its training began, ISO; None if unknown.
         weights: SHA-256 of its variables; '' if unknown.
         phantoms: whether it was trained on made-up chests alone.
+        lungs: where its lung masks came from; None without lung masks, or if unknown.
     """
 
     data: str
@@ -31,12 +34,26 @@ class Provenance(NamedTuple):
     date: str | None
     weights: str
     phantoms: bool
+    lungs: LungOrigin | None = None
 
     def __str__(self) -> str:
         """Say it in less than 80 characters where the name of the data set is short."""
         known = [f"{self.slices} slices" if self.slices else None, self.date]
         weights = f"weights {self.weights[:SHOWN]}" if self.weights else None
         return ", ".join(filter(None, [self.data, *known, weights]))
+
+    def lung_notes(self, used: LungOrigin) -> list[str]:
+        """Say if lung masks are others than those that the network was trained with.
+
+        Args:
+            used: origin of the masks that it gets.
+
+        Returns:
+            A sentence, or nothing.
+        """
+        if self.lungs is None or self.lungs.same(used):
+            return []
+        return [f"trained with {self.lungs}; {used} are used instead; {self.lungs.remedy}"]
 
 
 UNKNOWN = Provenance("unknown data", None, None, "", phantoms=False)
@@ -54,7 +71,37 @@ def keep_training(workdir: Path, settings: Settings, *, slices: int) -> None:
         OSError: the note cannot be written.
     """
     if not (workdir / FILE).exists():
-        _write(workdir, settings.data.name, slices)
+        lungs = _lungs_of(settings)
+        _write(workdir, settings.data.name, slices, lungs and lungs._asdict())
+
+
+def keep_saved(workdir: Path) -> None:
+    """Note that a state of a training was saved, so that its loss is noticed.
+
+    Args:
+        workdir: of the training, with its note.
+
+    Raises:
+        ValueError: the note is damaged.
+        OSError: it cannot be read or written.
+    """
+    note = read_signed(workdir / FILE, MEND)
+    if not note.get(SAVED):
+        write_json(workdir / FILE, signed(note | {SAVED: True}))
+
+
+def says_saved(workdir: Path) -> bool:
+    """Say whether the note of a workdir says that a network was saved in it.
+
+    Args:
+        workdir: of a training, or of imported weights.
+
+    Raises:
+        ValueError: the note is damaged.
+        OSError: it cannot be read.
+    """
+    path = workdir / FILE
+    return path.exists() and bool(read_signed(path, MEND).get(SAVED))
 
 
 def keep_import(workdir: Path, source: Path) -> None:
@@ -67,16 +114,16 @@ def keep_import(workdir: Path, source: Path) -> None:
     Raises:
         OSError: the note cannot be written.
     """
-    _write(workdir, f"imported from {source.name}", None)
+    _write(workdir, f"imported from {source.name}", None, None)
+    keep_saved(workdir)
 
 
-def read_provenance(workdir: Path, settings: Settings, variables: Variables) -> Provenance:
-    """Return the origin of a workdir's network.
+def read_provenance(workdir: Path, settings: Settings) -> Provenance:
+    """Return the origin of a workdir's network, without the hash of its weights.
 
     Args:
         workdir: of the network; one of an older version, without a note, names only the data set.
         settings: of the network.
-        variables: of the network.
 
     Raises:
         ValueError: the note is damaged.
@@ -88,11 +135,21 @@ def read_provenance(workdir: Path, settings: Settings, variables: Variables) -> 
         read = read_signed(path, MEND)
         if missing := [name for name in note if name not in read]:
             raise ValueError(f"{path}: has no {', '.join(missing)}; {MEND}")
-        note = {name: read[name] for name in note}
-    return Provenance(**note, weights=weights_sha256(variables), phantoms=note["data"] in PHANTOMS)
+        note = {name: read[name] for name in (*note, "lungs") if name in read}
+    lungs = note.pop("lungs", None)
+    origin = None if lungs is None else origin_of(lungs, path, MEND)
+    return Provenance(**note, weights="", phantoms=note["data"] in PHANTOMS, lungs=origin)
 
 
-def _write(workdir: Path, data: str, slices: int | None) -> None:
+def _lungs_of(settings: Settings) -> LungOrigin | None:
+    """Return where the lung masks of a training come from; None if it has none, or if unknown."""
+    data = settings.data
+    if data.lung_mask == "file":
+        return catalog.lung_origin(data.name, data_dir=Path(data.data_dir), task=data.task)
+    return LungOrigin(THRESHOLD) if data.lung_mask == "threshold" else None
+
+
+def _write(workdir: Path, data: str, slices: int | None, lungs: dict[str, Any] | None) -> None:
     """Write the note of a network that begins today."""
-    note = {"data": data, "slices": slices, "date": date.today().isoformat()}
+    note = {"data": data, "slices": slices, "date": date.today().isoformat(), "lungs": lungs}
     write_json(workdir / FILE, signed(note))

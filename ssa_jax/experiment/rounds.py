@@ -61,13 +61,10 @@ def self_train(
         TrainingDiverged: the loss of a round is not finite.
     """
     check(settings)
-    data.build_records(settings)
     with in_use(folder):
         workdir.changed_settings(settings, folder)
-        plan = data.plan(settings, folder, [data.UNLABELLED, data.TEST])
-        slices = data.pools(settings, plan)
-        data.check_pools(settings, slices)
-        check_start(settings, len(slices.training))
+        data.build_records(settings, partial(_chosen, folder=folder))
+        plan, slices = _chosen(settings, folder)
         workdir.save_settings(settings, folder)
         data.write_plan(plan.files, folder)
         workdir.keep_compiled(folder)
@@ -103,6 +100,15 @@ def check(settings: Settings) -> None:
         max_rounds=chosen.max_rounds,
         per_round=chosen.slices_per_round,
     )
+
+
+def _chosen(settings: Settings, folder: Path) -> tuple[data.Plan, data.Pools]:
+    """Choose the slices of all rounds, and check what these need of them."""
+    plan = data.plan(settings, folder, [data.UNLABELLED, data.TEST])
+    slices = data.pools(settings, plan)
+    data.check_pools(settings, slices)
+    check_start(settings, len(slices.training))
+    return plan, slices
 
 
 def _run_all(run: Run) -> dict[str, Any]:

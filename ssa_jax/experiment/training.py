@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
 from ssa_jax.experiment.progress import progress
-from ssa_jax.experiment.provenance import keep_training
+from ssa_jax.experiment.provenance import keep_saved, keep_training, says_saved
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
@@ -66,18 +67,26 @@ def train_in(
 ) -> TrainState:
     """Train as `train` does; the error about a loss that is not finite leaves out what to do."""
     factory.check(settings)
-    data.build_records(settings)
+    choose = partial(
+        data.plan,
+        folder=workdir,
+        also=[data.UNLABELLED] if settings.train.consistency else [],
+        accept_changes=accept_data_changes,
+        way_out="add --accept-data-changes to go on with the slices as they are now, or name "
+        "another --workdir to train anew",
+    )
+
+    def check(there: Settings) -> None:
+        slices = len(choose(there).training)
+        check_start(there, slices)
+        done = Checkpoints(workdir).last_step or 0
+        _require_epochs(there, workdir, done, steps_of(there, slices))
+
     with in_use(workdir):
         may_change = workdirs.goes_on(settings)
         changed = workdirs.changed_settings(settings, workdir, may_change)
-        plan = data.plan(
-            settings,
-            workdir,
-            [data.UNLABELLED] if settings.train.consistency else [],
-            accept_changes=accept_data_changes,
-            way_out="add --accept-data-changes to go on with the slices as they are now, or name "
-            "another --workdir to train anew",
-        )
+        data.build_records(settings, check)
+        plan = choose(settings)
 
         def commit() -> None:
             for note in filter(None, (*changed, plan.note)):
@@ -144,12 +153,9 @@ def train_on(
     state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
     checkpoints = Checkpoints(workdir)
     state, resumed = _resumed(checkpoints, state, workdir, validated_on)
-    start, total = int(state.step), settings.train.epochs * steps_per_epoch
-    if start > total:
-        raise ValueError(
-            f"{workdir}: {start} steps are trained, train.epochs={settings.train.epochs} are "
-            f"{total}; expected {-(-start // steps_per_epoch)} epochs or more"
-        )
+    start = int(state.step)
+    total = _require_epochs(settings, workdir, start, steps_per_epoch)
+    says_saved(workdir)  # raises for a damaged note, before anything is written
     commit()
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training) + len(others))
@@ -183,7 +189,19 @@ def train_on(
             report=report,
             ticks=lambda step: bar.update(step - bar.n),
             stop_requested=stop_requested,
+            saved=lambda: keep_saved(workdir),
         )
+
+
+def _require_epochs(settings: Settings, workdir: Path, start: int, steps_per_epoch: int) -> int:
+    """Check that a training of so many steps is not longer than the settings say; return theirs."""
+    total = settings.train.epochs * steps_per_epoch
+    if start > total:
+        raise ValueError(
+            f"{workdir}: {start} steps are trained, train.epochs={settings.train.epochs} are "
+            f"{total}; expected {-(-start // steps_per_epoch)} epochs or more"
+        )
+    return total
 
 
 def _resumed(
@@ -191,6 +209,7 @@ def _resumed(
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """Return the state to go on from and its progress, or the initial state and None."""
     if checkpoints.last_step is None:
+        workdirs.require_not_lost(workdir, ["last"])
         require_log(workdir, 0, None)
         return state, None
     state, resumed = checkpoints.restore_last(state)
@@ -199,6 +218,14 @@ def _resumed(
         print(text, file=sys.stderr, flush=True)
     if resumed.get("validated_on", validated_on) != validated_on:
         resumed["best"] = -math.inf
+    if resumed["best"] > -math.inf and not workdirs.has_checkpoints(workdir, ["best"]):
+        resumed["best"] = -math.inf
+        print(
+            f"{workdir / 'checkpoints' / 'best'}: no checkpoint, though there was one; the best "
+            "network is chosen anew from the epochs to come (--which last takes the last)",
+            file=sys.stderr,
+            flush=True,
+        )
     return state, resumed
 
 

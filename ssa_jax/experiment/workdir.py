@@ -7,9 +7,10 @@ import jax
 
 from input_pipeline.files import write_json
 from input_pipeline.verified import read_signed, signed
-from ssa_jax.experiment import factory
+from ssa_jax.experiment import factory, provenance
 from ssa_jax.experiment.data_changes import DATA_FILE
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.training import metric_log
 from ssa_jax.training.checkpoint import WHICH, Checkpoints, steps_in
 from ssa_jax.training.state import Variables
 
@@ -153,6 +154,31 @@ def has_checkpoints(workdir: Path, which: Collection[str] = WHICH) -> bool:
     return any(steps_in(workdir / "checkpoints" / name) for name in which)
 
 
+def require_not_lost(workdir: Path, which: Collection[str] = WHICH) -> None:
+    """Check that checkpoints are not gone which the records of a workdir say were there.
+
+    Args:
+        workdir: folder of a training.
+        which: of 'best' and 'last'; one that is there is enough.
+
+    Raises:
+        FileNotFoundError: they are gone.
+        ValueError: a record is damaged.
+    """
+    if has_checkpoints(workdir, which):
+        return
+    tells = [provenance.FILE] if provenance.says_saved(workdir) else []
+    if not tells and metric_log.shows_checkpoint(workdir):
+        tells = [metric_log.FILE]
+    if tells:
+        folder = workdir / "checkpoints"
+        raise FileNotFoundError(
+            f"{folder if len(which) > 1 else folder / min(which)}: no checkpoint, though "
+            f"{tells[0]} says that the network was saved; restore the folder from a copy, or "
+            "train anew in another --workdir"
+        )
+
+
 def trained_variables(settings: Settings, workdir: Path, which: str) -> tuple[Variables, int]:
     """Restore the network of a workdir.
 
@@ -171,6 +197,7 @@ def trained_variables(settings: Settings, workdir: Path, which: str) -> tuple[Va
     within = _networks_within(workdir)
     if within and not (workdir / "checkpoints").exists():
         raise FileNotFoundError(f"{workdir}: no network of its own{within}")
+    require_not_lost(workdir)
     like = jax.eval_shape(lambda: factory.fresh_variables(settings))
     checkpoints = Checkpoints(workdir)
     return checkpoints.restore_variables(which, like)

@@ -106,7 +106,7 @@ class Checkpoints:
                 continue
             self.notes += [f"{error.found}; going on from checkpoint {step}" for error in errors]
             return state, progress
-        raise errors[0] if errors else self._absent("last")
+        raise errors[0] if errors else self.absent("last")
 
     def save_best(self, step: int, variables: Variables, record: dict[str, Any]) -> None:
         """Save the best network so far.
@@ -150,7 +150,7 @@ class Checkpoints:
             raise ValueError(f"checkpoint is {which!r}; expected one of {WHICH}")
         step = max(self._steps(which), default=None)
         if step is None:
-            raise self._absent(which)
+            raise self.absent(which)
         if which == "best":
             items = {"variables": ocp.args.StandardRestore(_host(like))}
             return self._read(which, step, items, "variables", like)["variables"], step
@@ -159,6 +159,16 @@ class Checkpoints:
         if not _same_shapes(variables, like):
             raise self._other_network(which, step)
         return variables, step
+
+    def absent(self, which: str) -> FileNotFoundError:
+        """Compose the error about a checkpoint that is not there.
+
+        Args:
+            which: 'best' or 'last'.
+        """
+        there = [f"use --which {name}" for name in WHICH if name != which and self._steps(name)]
+        way_out = " or ".join([*there, "train first, or name a workdir that has one"][:1])
+        return FileNotFoundError(f"{self._folders[which]}: no checkpoint; {way_out}")
 
     def _restore_state(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restore one of the last states and its progress."""
@@ -240,11 +250,6 @@ class Checkpoints:
                 else f"restore it from a copy, {others}"
             )
         return Damaged(f"{self._folders[which]}/{step}: the checkpoint {what}", way_out)
-
-    def _absent(self, which: str) -> FileNotFoundError:
-        return FileNotFoundError(
-            f"{self._folders[which]}: no checkpoint; train first, or name a workdir that has one"
-        )
 
     def _steps(self, which: str) -> list[int]:
         """Return the steps on disk, ascending; orbax would leave out damaged ones."""

@@ -128,6 +128,7 @@ def fit(
     report: Callable[[int, dict[str, float]], None],
     ticks: Callable[[int], Any],
     stop_requested: Callable[[], bool],
+    saved: Callable[[], Any] = lambda: None,
 ) -> TrainState:
     """Train to the end.
 
@@ -145,6 +146,7 @@ def fit(
         report: called with (step, values by name) after each epoch.
         ticks: called with the step's number after each step (a progress bar).
         stop_requested: called after each step; True ends the training.
+        saved: called after each checkpoint of the state.
 
     Returns:
         The final state on the host.
@@ -165,6 +167,7 @@ def fit(
     def save() -> None:
         progress = {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
         checkpoints.save_last(mapped.fetch(placed), progress | facts())
+        saved()
 
     while step < epochs * steps_per_epoch:
         placed, metrics = mapped.step(placed, mapped.place_batch(next(batches)))

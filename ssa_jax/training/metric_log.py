@@ -140,6 +140,20 @@ def log_sha256(workdir: Path, step: int) -> str:
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
+def shows_checkpoint(workdir: Path) -> bool:
+    """Say whether the log goes on after the first validation, at whose end the state was saved.
+
+    Args:
+        workdir: folder of the training.
+
+    Raises:
+        ValueError: `metrics.csv` exists and was not written by `MetricWriter`.
+    """
+    entries = _entries(workdir / FILE)
+    first = next((step for line, step in entries if b",validation/dsc," in line), None)
+    return first is not None and any(step > first for _, step in entries)
+
+
 def require_log(workdir: Path, step: int, expected: str | None) -> str | None:
     """Check that the log up to a step is what was written.
 

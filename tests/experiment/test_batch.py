@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline.files import read_lines, write_text
+from input_pipeline.files import read_lines, write_json, write_text
+from launch import cli, lung_masks
+from ssa_jax.experiment import batch as batches
 from ssa_jax.experiment.batch import JOURNAL, Batch, Finished, InputsFailed, RunOptions
 from tests.support import ROOT
 from tests.support.phantom_chest import SPACING, chest
@@ -173,6 +176,71 @@ def test_a_result_that_cannot_be_written_stops_the_run(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         batch.each(full, echo=lambda line: None)
     assert not (runs.out / f"{JOURNAL}.jsonl").exists()
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from ssa_jax.experiment.batch import RunOptions
+with RunOptions(shard=(int(sys.argv[2]), int(sys.argv[3]))).only_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "shard", "refused"),
+    [
+        ((1, 1), (1, 1), True),
+        ((2, 3), (2, 3), True),
+        ((2, 3), (1, 3), False),
+        ((2, 3), (1, 1), True),
+        ((1, 1), (2, 3), True),
+        ((2, 3), (1, 2), True),
+    ],
+)
+def test_two_equal_jobs_at_once(tmp_path, capsys, held, shard, refused):
+    """`lung_masks` beside another job on the same `--out`: refused by its host and process."""
+    out, path = tmp_path / "out", tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((8, 8, 2), -1000, np.int16), np.diag([-1, -1, 1, 1])), path)
+    command = [sys.executable, "-c", WAITING, str(out), *map(str, held)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None and job.stdout.readline() == "held\n"
+        before = sorted(entry.name for entry in out.iterdir())
+        flags = ["--intensity", "hu", "--out", str(out), "--shard", "{}/{}".format(*shard)]
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lung_masks.main, [*flags, str(path)])
+        job.kill()
+    errors = capsys.readouterr().err
+    if not refused:
+        assert ended.value.code == 0 and (out / "a.nii.gz").exists()
+        return
+    assert ended.value.code == 2 and errors.count("\n") == 1
+    host = f"process {job.pid} on host {socket.gethostname()}"
+    assert errors.startswith(f"error: {out}: in use by {host} since ")
+    assert sorted(entry.name for entry in out.iterdir()) == before
+
+
+def test_a_shard_that_begins_meanwhile_is_no_other_file(tmp_path, monkeypatch):
+    runs = Counting(tmp_path, "ab")
+
+    def begun_by_another(folder, flag):
+        write_json(folder / "record.json", RECORD)
+        raise FileExistsError(f"{folder}: is not empty")
+
+    monkeypatch.setattr(batches, "require_empty", begun_by_another)
+    assert runs.run(shard=(2, 2)) == ["b.txt"]
+
+
+def test_starting_anew_waits_for_all_shards(tmp_path):
+    runs = Counting(tmp_path, "ab")
+    runs.run(shard=(1, 2))
+    anew = RunOptions(overwrite=True, shard=(2, 2))
+    with RunOptions(shard=(1, 2)).only_run(runs.out):
+        with pytest.raises(OSError, match="in use"), anew.only_run(runs.out):
+            pass
+        assert runs.run(shard=(2, 2)) == ["b.txt"]
+    assert (runs.out / "a.txt").exists() and not list(runs.out.glob(".lock*"))
 
 
 @pytest.mark.slow

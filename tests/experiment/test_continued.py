@@ -12,8 +12,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from launch import ablate_self_train, cross_validate, evaluate, self_train, train
-from ssa_jax.experiment import lock, training
+from launch import ablate_self_train, cross_validate, evaluate, prepare, self_train, train
+from ssa_jax.experiment import data, lock, training
+from ssa_jax.experiment import workdir as workdirs
 from tests.corruptions import corrupt, last_state
 from tests.support.small_training import (
     EPOCHS,
@@ -135,9 +136,63 @@ def test_changed_data_are_named_and_accepted_by_a_flag(here):
     assert run(train.main, flags[:-1]).status == 0  # they are the training's slices now
 
 
+@pytest.mark.parametrize("inner", ["over", "rounds", "folds"])
+def test_a_refused_change_of_the_source_changes_nothing_on_disk(here, inner):
+    """The records of the data set stay too, until a command accepts what changed."""
+    main, name = {
+        "over": (train.main, "covid_semiseg"),
+        "rounds": (self_train.main, "self_train_semiseg"),
+        "folds": (cross_validate.main, "covid_semiseg"),
+    }[inner]
+    fields = {"data.validation_slices": 0} if inner == "folds" else {}
+    flags = arguments(here / "source", here / inner, name, **fields)
+    if inner != "over":
+        assert run(main, flags).status == 0
+    change(here / "source")
+    assert "the data set is another than this training began with" in refused(main, flags, here)
+    scored = ["--workdir", str(here / "over"), "--quiet", "--split", "test"]
+    scored += ["--data-dir", str(here / "records"), "--out", str(here / "scores")]
+    assert run(evaluate.main, scored).errors == ""  # the slices are still the training's
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"train.epochs": EPOCHS - 1}, "6 steps are trained, train.epochs=2 are"),
+        ({"seed": 3}, "seed is 3 here and 0 there"),
+        ({"data.validation_slices": LABELLED}, "data.validation_slices is 12 here"),
+    ],
+)
+def test_what_is_refused_besides_comes_before_the_records_too(here, fields, text):
+    change(here / "source")
+    flags = [*given(here, "over", **fields), "--accept-data-changes"]
+    assert text in refused(train.main, flags, here)
+
+
+def test_records_are_built_anew_once_the_change_is_accepted(here):
+    change(here / "source")
+    flags = given(here, "over")
+    before = tree(here / "records")
+    refused(train.main, flags, here)
+    assert run(train.main, [*flags, "--accept-data-changes"]).status == 0
+    assert tree(here / "records") != before
+    assert run(train.main, flags).status == 0
+
+
+def test_a_plan_opens_the_stated_split_once(here):
+    with mock.patch.object(data.catalog, "validation_split", return_value="") as asked:
+        (here / "over/splits.json").unlink()
+        (here / "over/checkpoints").rename(here / "gone")
+        settings = workdirs.load_settings(here / "over")
+        settings = settings.replace({"data.data_dir": str(here / "records")})
+        plan = data.plan(settings, here / "over")
+    assert asked.call_count == 1 and len(plan.validation) == 2
+
+
 def test_scores_of_changed_data_come_with_a_note(here):
     change(here / "source")
-    refused(train.main, given(here, "over"), here / "over")  # the records are built anew
+    where = ["--source", str(here / "source"), "--data-dir", str(here / "records")]
+    assert run(prepare.main, ["covid_semiseg", *where, "--task", "binary", "--quiet"]).status == 0
     flags = ["--workdir", str(here / "over"), "--quiet", "--split", "test"]
     flags += ["--data-dir", str(here / "records"), "--which", "last"]
     status, _, errors = run(evaluate.main, flags)

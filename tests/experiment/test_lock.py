@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from input_pipeline.files import LOCK
 from ssa_jax.experiment import lock
-from ssa_jax.experiment.lock import LOCK_FILE, SILENT_SECONDS, in_use
+from ssa_jax.experiment.lock import SILENT_SECONDS, in_use
 from tests.support import ROOT
 
 HOLDING = (
@@ -37,13 +38,13 @@ def write_lock(workdir, **facts):
         "processes": lock._process_space(),
         "since": "2026-01-02 03:04:05",
     }
-    (workdir / LOCK_FILE).write_text(json.dumps(ours | facts))
-    return workdir / LOCK_FILE
+    (workdir / LOCK).write_text(json.dumps(ours | facts))
+    return workdir / LOCK
 
 
 def test_a_folder_is_free_again_and_one_made_for_the_lock_is_gone(tmp_path):
     with in_use(tmp_path / "a" / "b"):
-        assert (tmp_path / "a/b" / LOCK_FILE).exists()
+        assert (tmp_path / "a/b" / LOCK).exists()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a").mkdir()
     with pytest.raises(KeyError), in_use(tmp_path / "a"):
@@ -56,19 +57,19 @@ def test_a_folder_is_free_again_and_one_made_for_the_lock_is_gone(tmp_path):
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, capsys):
     process = holding(tmp_path)
-    before = (tmp_path / LOCK_FILE).read_bytes()
+    before = (tmp_path / LOCK).read_bytes()
     refusal = (
         rf"{tmp_path}: in use by process {process.pid} on host {re.escape(socket.gethostname())} "
-        rf"since 20\d\d-.*; wait for it, or remove {tmp_path / LOCK_FILE} if that process is gone"
+        rf"since 20\d\d-.*; wait for it, or remove {tmp_path / LOCK} if that process is gone"
     )
     with pytest.raises(OSError, match=refusal), in_use(tmp_path):
         pass
-    assert (tmp_path / LOCK_FILE).read_bytes() == before
+    assert (tmp_path / LOCK).read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
     process.send_signal(signal.SIGKILL)
     process.communicate()
     with in_use(tmp_path):  # its host knows that it has ended
-        assert str(os.getpid()) in (tmp_path / LOCK_FILE).read_text()
+        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
     assert "left by a process that has ended, taken over" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -89,17 +90,17 @@ def test_the_lock_of_another_host_or_container_is_taken_over_after_ten_minutes(t
 def test_it_shows_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     with in_use(tmp_path):
-        os.utime(tmp_path / LOCK_FILE, (0, 0))
+        os.utime(tmp_path / LOCK, (0, 0))
         for _ in range(500):
-            if (tmp_path / LOCK_FILE).stat().st_mtime > 0:
+            if (tmp_path / LOCK).stat().st_mtime > 0:
                 break
             time.sleep(0.01)
-        assert abs((tmp_path / LOCK_FILE).stat().st_mtime - time.time()) < 60
+        assert abs((tmp_path / LOCK).stat().st_mtime - time.time()) < 60
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "nothing"])
 def test_a_damaged_lock_holds_until_it_is_removed_or_old(tmp_path, text):
-    path = tmp_path / LOCK_FILE
+    path = tmp_path / LOCK
     path.write_text(text)
     with (
         pytest.raises(OSError, match=rf"by process \? on host \?.*remove {path}"),
@@ -126,10 +127,38 @@ def test_the_lock_of_a_faster_process_is_given_back(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"in use by process {os.getpid()} on"), in_use(tmp_path):
         pass
     assert path.read_text() == faster
-    assert [p.name for p in tmp_path.iterdir()] == [LOCK_FILE]
+    assert [p.name for p in tmp_path.iterdir()] == [LOCK]
+
+
+def test_parts_of_a_folder_exclude_what_they_overlap(tmp_path):
+    """Shards of one division run together; the whole folder and other divisions are apart."""
+
+    def shard(part, beside):
+        return in_use(tmp_path, part, beside=beside)
+
+    with shard(".1-of-3", ".*-of-3"):
+        with shard(".2-of-3", ".*-of-3"):
+            assert len(list(tmp_path.iterdir())) == 2
+        for part, beside in (
+            (".1-of-3", ".*-of-3"),  # the same
+            ("", ""),  # all of it
+            (".2-of-3", ""),  # one that is to start anew
+            (".2-of-2", ".*-of-2"),  # another division
+            (".2-of-13", ".*-of-13"),
+        ):
+            refusal = rf"{tmp_path}: in use .*remove .*1-of-3 if that"
+            with pytest.raises(OSError, match=refusal), shard(part, beside):
+                pass
+            assert [path.name for path in tmp_path.iterdir()] == [f"{LOCK}.1-of-3"]
+    with in_use(tmp_path), pytest.raises(OSError, match="in use"), shard(".1-of-3", ".*-of-3"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    write_lock(tmp_path, process=2**22 + 1)  # has ended
+    with shard(".1-of-3", ".*-of-3"):
+        assert [path.name for path in tmp_path.iterdir()] == [f"{LOCK}.1-of-3"]
 
 
 def test_a_lock_that_another_process_holds_by_now_is_not_removed(tmp_path):
     with in_use(tmp_path):
         write_lock(tmp_path, host="other")
-    assert json.loads((tmp_path / LOCK_FILE).read_text())["host"] == "other"
+    assert json.loads((tmp_path / LOCK).read_text())["host"] == "other"

@@ -1,18 +1,16 @@
-"""Bars of progress."""
+"""Bars of progress, and lines where there is no terminal."""
 
 import sys
 
 import pytest
 
+from ssa_jax.experiment import progress as module
 from ssa_jax.experiment.progress import progress
 
 
-def test_progress_is_silent_without_a_terminal(
+def test_a_bar_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with progress(3, initial=1) as bar:
-        bar.update(2)
-    assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress(3, quiet=True) as bar:
         bar.update(3)
@@ -20,3 +18,26 @@ def test_progress_is_silent_without_a_terminal(
     with progress(3, initial=1) as bar:
         bar.update(2)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_a_line_now_and_then_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress(3, initial=1) as bar:
+        bar.update(2)
+    assert capsys.readouterr().err == ""  # nothing of what takes no time
+    times = iter([100.0, 110.0, 131.5, 140.0, 170.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    with progress(60, initial=2, what="round 1") as bar:
+        for step, text in ((3, ""), (9, "DSC 0.5"), (12, ""), (60, "")):
+            bar.update(step - bar.n)
+            if text:
+                bar.set_postfix_str(text)
+    assert bar.n == 60
+    assert capsys.readouterr().err.splitlines() == [
+        "round 1: 9 of 60 steps after 32 s",
+        "round 1: 60 of 60 steps after 70 s, DSC 0.5",
+    ]
+    with progress(2, quiet=True) as bar:
+        bar.update(2)
+    assert capsys.readouterr().err == ""

@@ -57,6 +57,55 @@ def test_several_scans_of_an_archive(tmp_path):
         assert (scan.id, scan.notes) == ("CT", ())
 
 
+def test_a_folder_of_nothing_but_archives(tmp_path):
+    """Each is an input; single scans have the archives' names, equal ones those of the folders."""
+    for patient in ("p1", "p2"):
+        folder = series(tmp_path / f"case_{patient}", SeriesInstanceUID=f"1.{patient[1]}")
+        (tmp_path / "all" / patient).mkdir(parents=True)
+        pack(tmp_path / f"all/{patient}/ct.zip", folder)
+    pack(tmp_path / "all/other.ZIP", tmp_path / "case_p1")
+    (tmp_path / "all/._other.zip").write_bytes(b"")
+    (tmp_path / "all/readme.txt").write_text("exported")
+    found = find_scans([tmp_path / "all"])
+    assert found == {
+        "other.nii.gz": tmp_path / "all/other.ZIP",
+        "p1_ct.nii.gz": tmp_path / "all/p1/ct.zip",
+        "p2_ct.nii.gz": tmp_path / "all/p2/ct.zip",
+    }
+    for path in found.values():
+        np.testing.assert_array_equal(read_scan(path).voxels, VOXELS)
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_bad_archive_among_others_costs_itself_alone(tmp_path, as_folder):
+    good = pack(tmp_path / "all.zip", series(tmp_path / "case"))
+    (tmp_path / "in").mkdir()
+    good = good.rename(tmp_path / "in/good.zip")
+    (bad := tmp_path / "in/bad.zip").write_bytes(good.read_bytes()[:400])
+    inputs = [tmp_path / "in"] if as_folder else [bad, good]
+    assert find_scans(inputs) == {"bad.nii.gz": bad, "good.nii.gz": good}
+    with pytest.raises(ValueError, match=r"in/bad\.zip: cannot be unpacked"):
+        read_scan(bad)
+    good.unlink()
+    with pytest.raises(ValueError, match=r"in/bad\.zip: cannot be unpacked"):
+        find_scans(inputs[:1])
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_archives_beside_scans_are_left_out(tmp_path, capsys, kind):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    path = save(folder / "ct.nii.gz") if kind == "nifti" else series(folder / "case")
+    pack(folder / "study.zip", series(tmp_path / "zipped"))
+    found = find_scans([folder])
+    assert found == {"ct.nii.gz": path} if kind == "nifti" else {"all.nii.gz": folder}
+    said = capsys.readouterr().err
+    if kind == "nifti":
+        assert said.startswith(f"{folder}: 1 archive left out beside the scans (study.zip); name")
+    else:
+        assert "1 not DICOM (study.zip)" in read_scan(folder).notes[0]
+
+
 def test_zipped_nifti(tmp_path):
     save(tmp_path / "all/ct.nii.gz")
     path = pack(tmp_path / "study.zip", tmp_path / "all")

@@ -1,23 +1,31 @@
 """Compressed DICOM: the values of another library, and an error where a frame was cut."""
 
+import sys
+import types
+
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    RLELossless,
 )
 
 from input_pipeline.io.dicom_series import read_dicom
 from input_pipeline.io.read import read_scan
-from tests.input_pipeline.io.test_dicom import ORIGIN, above, dataset, write
+from tests.input_pipeline.io.test_dicom import ORIGIN, above, dataset, series, write
 from tests.input_pipeline.io.test_dicom_enhanced import enhanced
-from tests.input_pipeline.io.test_scan import refused
+from tests.input_pipeline.io.test_scan import VOXELS, refused
 
 RNG = np.random.default_rng(1)
 WAVES = (
@@ -99,3 +107,56 @@ def test_a_cut_frame_is_refused(tmp_path, kind, share):
     made.PixelData = encapsulate([frame[: int(share * len(frame))]])
     made["PixelData"].VR = "OB"
     refused(read_dicom, write(made, tmp_path / "a.dcm"), "has no end, so it is cut")
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_transfer_syntaxes(tmp_path, syntax):
+    folder = series(tmp_path / "case", syntax=syntax)
+    assert pydicom.dcmread(folder / "IM7").file_meta.TransferSyntaxUID == syntax
+    np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS)
+
+
+def test_jpeg_2000(tmp_path):
+    values = np.kron(VOXELS[0], np.ones((12, 12), np.int16))  # the encoder wants a larger slice
+    path = write(dataset(values, ORIGIN), tmp_path / "a", JPEG2000Lossless)
+    np.testing.assert_array_equal(read_scan(path).voxels[0], values)
+
+
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless", "MR_small_jp2klossless"])
+def test_jpeg_decoders_agree_with_the_uncompressed_slice(tmp_path, name):
+    """pydicom's own samples; a CT header makes them readable here."""
+    plain, packed = (
+        pydicom.dcmread(pydicom.data.get_testdata_file(f"{n}.dcm", download=False))
+        for n in ("MR_small", name)
+    )
+    for number, made in enumerate((plain, packed)):
+        made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
+        write(made, tmp_path / str(number))
+    first, second = (read_scan(tmp_path / str(n)).voxels for n in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_compressed_frame_of_another_size_is_refused_before_decoding(tmp_path):
+    """libjpeg would work on the 65535 x 65535 pixels that the damaged frame promises."""
+    source = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
+    made = pydicom.dcmread(source)
+    made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
+    size, huge = b"\x10\x00\x40\x00\x40\x01", b"\x10\xff\xff\xff\xff\x01"
+    assert made.PixelData.count(size) == 1
+    made.PixelData = made.PixelData.replace(size, huge)
+    path = write(made, tmp_path / "a.dcm")
+    refused(read_dicom, path, "states (rows, columns) (65535, 65535), expected (64, 64)")
+
+
+def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
+    source = pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
+    made = pydicom.dcmread(source)
+    made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
+    path = write(made, tmp_path / "a.dcm")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    refused(read_dicom, path, "JPEG-LS", "pip install 'ssa_jax[dicom]' (imagecodecs")
+    path = write(dataset(np.kron(VOXELS[0], np.ones((12, 12), np.int16)), ORIGIN), tmp_path / "b",
+                 JPEG2000Lossless)  # fmt: skip
+    absent = types.SimpleNamespace(available_plugins=())
+    monkeypatch.setattr("input_pipeline.io.dicom_pixels.get_decoder", lambda syntax: absent)
+    refused(read_dicom, path, "JPEG 2000", "pylibjpeg-openjpeg")

@@ -6,6 +6,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     EncapsulatedPDFStorage,
+    ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -222,3 +223,65 @@ def test_series_number_0_is_a_number(tmp_path):
     folder = series(tmp_path / "case", SeriesNumber=0)
     series(folder, names=["B1", "B2", "B3", "B4"], SeriesInstanceUID=OTHER, SeriesNumber=8)
     np.testing.assert_array_equal(read_scan(folder, series="0").voxels, VOXELS)
+
+
+def test_other_files_of_a_folder_are_left_out(tmp_path):
+    folder = series(tmp_path / "case")
+    (folder / "README.txt").write_text("exported")
+    (folder / "DICOMDIR").write_bytes(b"index")
+    (folder / ".hidden").write_bytes(b"")
+    (folder / "deeper").mkdir()
+    write(dataset(VOXELS[0], ORIGIN, Modality="MR"), folder / "mr")
+    report = dataset(VOXELS[0], ORIGIN, Modality="SR", Rows=None, Columns=None, PixelData=None)
+    write(report, folder / "report")
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    assert scan.notes == (
+        "3 files left out: 1 not DICOM (README.txt); 1 of modality MR (mr); 1 of modality SR "
+        "(report)",
+    )
+
+
+def test_folders_without_slices_are_refused(tmp_path):
+    refused(read_dicom, tmp_path, "holds nothing, expected files of CT slices")
+    (tmp_path / "SE0").mkdir()
+    refused(read_dicom, tmp_path, "SE0", "name the folder of slices")
+    (tmp_path / "note.txt").write_text("hello")
+    refused(read_dicom, tmp_path, "no CT slice", "note.txt")
+
+
+def test_an_unreadable_folder_keeps_its_name(tmp_path, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", denied)
+    with pytest.raises(PermissionError, match=tmp_path.name):
+        read_scan(tmp_path)
+
+
+def without_preamble(path, meta):
+    """Drop the 128 bytes and the mark, and perhaps the file's own elements (group 2)."""
+    data = path.read_bytes()[132:]
+    path.write_bytes(data if meta else data[12 + int.from_bytes(data[8:12], "little") :])
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+def test_files_without_preamble_are_read(tmp_path, meta, alone):
+    syntax = None if meta else ImplicitVRLittleEndian
+    count = 1 if alone else 3
+    for k in range(count):
+        position = [ORIGIN[0], ORIGIN[1], ORIGIN[2] + SPACING[0] * k]
+        path = write(dataset(VOXELS[k], position), tmp_path / f"{k}.dcm", syntax)
+        without_preamble(path, meta)
+    scan = read_dicom(path if alone else tmp_path)
+    np.testing.assert_array_equal(scan.voxels, VOXELS[:count])
+    assert scan.spacing == pytest.approx(SPACING)
+
+
+def test_other_files_are_not_taken_for_dicom_without_preamble(tmp_path):
+    for start in (b"", b"\x02\x00", b"\x08\x00\x05\x00"):
+        path = tmp_path / "a.dcm"
+        path.write_bytes(start + b"plain text, and no more of it than this line")
+        with pytest.raises(ValueError, match=r"a\.dcm: "):
+            read_dicom(path)

@@ -14,7 +14,7 @@ from input_pipeline.io.read import read_scan
 from input_pipeline.io.scan import own_slices, to_file_grid
 from ssa_jax.experiment.lesion_volumes import lesion_volumes, missing_note, volume_ml
 from tests.input_pipeline.io.test_dicom import NAMES, ORIGIN, above, dataset, series, write
-from tests.input_pipeline.io.test_scan import SPACING, VOXELS, refused
+from tests.input_pipeline.io.test_scan import MASK, SPACING, VOXELS, refused
 
 DZ = SPACING[0]
 UPSIDE_DOWN = [1, 0, 0, 0, -1, 0]  # rows to the front, so that the normal points to the feet
@@ -227,3 +227,37 @@ def test_what_cannot_be_placed_is_refused(tmp_path):
     folder = series(tmp_path / "c")
     write(dataset(VOXELS[0], ORIGIN, ImagePositionPatient=None, SliceLocation=99), folder / "IM2")
     refused(read_dicom, folder, "IM2: has no ImagePositionPatient, expected these as in the other")
+
+
+def test_gaps_are_reported(tmp_path):
+    scan = read_scan(series(tmp_path / "case", heights=[0, 1, 2, 5]))
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    (note,) = scan.notes
+    assert "gap of 7.5 mm between IM9 and IM4: 2 slices" in note
+    np.testing.assert_allclose(scan.spacing, SPACING)
+
+
+def test_uneven_steps_are_reported(tmp_path):
+    (note,) = read_scan(series(tmp_path / "case", heights=[0, 1, 2.3, 3.3])).notes
+    assert "1 of 3 steps between slices are uneven (2.5 to 3.25 mm)" in note
+    assert read_scan(series(tmp_path / "noise", heights=[0, 1.001, 1.999, 3])).notes == ()
+
+
+def test_gantry_tilt_is_reported(tmp_path):
+    lean = np.tan(np.radians(12)) * SPACING[0]
+    for number, (values, name) in enumerate(zip(VOXELS, NAMES, strict=True)):
+        write(dataset(values, above(number, back=lean * number)), tmp_path / name)
+    scan = read_scan(tmp_path)
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    np.testing.assert_allclose(scan.spacing, SPACING)
+    (note,) = scan.notes
+    assert "leans by 12.0 degrees (gantry tilt)" in note
+    np.testing.assert_allclose((scan.affine @ [0, 0, 3, 1])[:3], (120, 90 - 3 * lean, 47.5))
+    write_nifti_mask(tmp_path.parent / "t.nii.gz", MASK, scan)
+    np.testing.assert_allclose(nib.load(tmp_path.parent / "t.nii.gz").affine, scan.affine, 1e-5)
+
+
+def test_a_slice_beside_the_others_is_refused(tmp_path):
+    folder = series(tmp_path / "case")
+    write(dataset(VOXELS[1], above(1, left=30)), folder / "IM2")
+    refused(read_dicom, folder, "IM2", "beside the line")

@@ -1,5 +1,6 @@
 """Which files stand for scans: names as given, links by their own names, hidden files left out."""
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -60,6 +61,23 @@ def test_files_of_a_mac_are_left_out(tmp_path):
     (tmp_path / "slice.png").write_bytes(b"")
     assert find_scans([tmp_path]) == {"scan.nii.gz": scan}
     assert find_pictures([tmp_path]) == [tmp_path / "slice.png"]
+
+
+@pytest.mark.parametrize("ends", [(".hdr", ".img"), (".hdr.gz", ".img.gz"), (".HDR", ".IMG")])
+def test_both_files_of_a_pair_are_one_scan(tmp_path, ends):
+    head, voxels = (tmp_path / f"a{end}" for end in ends)
+    nib.save(nib.Nifti1Pair(np.ones((4, 4, 4), np.int16), np.eye(4)), tmp_path / "b.hdr")
+    for end, path in zip((".hdr", ".img"), (head, voxels), strict=True):
+        content = (tmp_path / f"b{end}").read_bytes()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+        (tmp_path / f"b{end}").unlink()
+    for inputs in ([tmp_path], [head, voxels], [voxels, head]):  # the last two as by a pattern *
+        assert find_scans(inputs) == {"a.nii.gz": head}
+    assert find_scans([voxels]) == {"a.nii.gz": voxels}
+    assert (read_scan(voxels, intensity="hu").voxels == 1).all()
+    other = save(tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=r"both become a\.nii\.gz"):
+        find_scans([head, voxels, other])
 
 
 def test_two_scans_of_one_name_are_refused(tmp_path):

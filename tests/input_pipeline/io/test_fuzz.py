@@ -1,8 +1,9 @@
 """Thousands of damaged files of each format: one clear error each, or a right answer.
 
 No crash: `ValueError` or `OSError`, whose message is one line that names the file, and no other
-error, warning or output. No hang: each format gets a bound on its time as a whole. No silent wrong
-answer: what is returned has finite values of its intensity, a plausible spacing, and
+error, warning or output. No hang: each format gets a bound on its time as a whole and on its memory
+(`python -m tests.fuzz_memory` prints both). No silent wrong answer: what is returned has finite
+values of its intensity, a plausible spacing, and
 
 - where the format has a checksum (PNG, compressed NIfTI), exactly the voxels of the sound file;
 - where it has none (NIfTI, NPY, DICOM), exactly the numbers that an independent reader finds in the
@@ -16,6 +17,7 @@ import struct
 import time
 import warnings
 import zipfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -34,6 +36,8 @@ from tests.input_pipeline.io.test_scan import VOXELS, affine_of, stored
 pytestmark = pytest.mark.slow
 
 FILES = 2000
+GIGABYTES = 4  # of memory that a reader may take, all of pytest included
+STATUS = Path("/proc/self/status")
 SECONDS = 60  # for all of a format's files, on a busy machine; it takes a few on an idle one
 SMOOTH = (np.add.outer(np.arange(24) * 5, np.arange(20) * 4) % 256).astype(np.uint8)
 PHRASES = (b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", struct.pack("<f", np.nan),
@@ -72,6 +76,7 @@ def fuzz(path, sound, check, capfd, *, head, files=FILES, before=b"", after=b"",
     `check(scan, data)` judges those that are accepted.
     """
     rng = np.random.default_rng(len(sound))
+    forget_peak()
     accepted, start = 0, time.monotonic()
     for number in range(files):
         data = before + damaged(sound, rng, head) + after
@@ -87,8 +92,31 @@ def fuzz(path, sound, check, capfd, *, head, files=FILES, before=b"", after=b"",
             sane(scan)
             assert check(scan, data), f"file {number} was read wrongly"
     assert time.monotonic() - start < SECONDS
+    assert peak_gigabytes() < GIGABYTES
     assert capfd.readouterr() == ("", "")
     assert 0 < accepted < files * 0.9  # otherwise nothing was tested
+
+
+def forget_peak():
+    """Have Linux measure this process's largest memory from now on."""
+    if STATUS.exists():
+        STATUS.with_name("clear_refs").write_text("5")
+
+
+def peak_gigabytes():
+    """The largest memory of this process since then; 0 where the system does not say."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e9
+
+
+def test_the_memory_is_measured():
+    forget_peak()
+    before = peak_gigabytes()
+    held = np.ones(2**26)  # 0.54 GB
+    assert not STATUS.exists() or 0.5 < peak_gigabytes() - before < 0.6
+    del held
+    forget_peak()
+    assert peak_gigabytes() < before + 0.1 or not STATUS.exists()
 
 
 def sane(scan):
