@@ -10,6 +10,7 @@ import pytest
 
 from configs import base
 from input_pipeline.augment import Augmentation
+from input_pipeline.mixing import Mixing
 from input_pipeline.slices import Slice
 from ssa_jax.experiment import data, factory
 from ssa_jax.experiment.settings import Settings
@@ -149,6 +150,7 @@ def read_by_the_code():
 
 def test_every_field_is_read():
     read_at_once = {f"augment.{field.name}" for field in fields(Augmentation)}
+    read_at_once |= {f"mixing.{field.name}" for field in fields(Mixing)}
     unread = field_names(base.get_config()) - read_by_the_code() - read_at_once
     assert unread == set()
 

@@ -82,23 +82,25 @@ def check(settings: Settings) -> None:
     """
     factory.check(settings)
     factory.trust(settings)
-    chosen = settings.self_train
-    if chosen.choose not in CHOICES:
-        raise ValueError(f"self_train.choose is {chosen.choose!r}; expected one of {CHOICES}")
-    if not 0 <= chosen.labelled_share < 1:
+    if settings.self_train.choose not in CHOICES:
         raise ValueError(
-            f"self_train.labelled_share is {chosen.labelled_share}; expected 0 (all slices alike) "
-            "or more, and below 1"
+            f"self_train.choose is {settings.self_train.choose!r}; expected one of {CHOICES}"
         )
-    if chosen.temperature == 0 and settings.data.validation_split == data.TEST:
+    share = settings.self_train.labelled_share
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"self_train.labelled_share is {share}; expected 0 (all slices alike) or more, and "
+            "below 1"
+        )
+    if settings.self_train.temperature == 0 and settings.data.validation_split == data.TEST:
         raise ValueError(
             "self_train.temperature is 0, which fits it on the validation slices, and these are "
             "the test slices; expected a number above 0"
         )
     check_rounds(
-        patience=chosen.patience,
-        max_rounds=chosen.max_rounds,
-        per_round=chosen.slices_per_round,
+        patience=settings.self_train.patience,
+        max_rounds=settings.self_train.max_rounds,
+        per_round=settings.self_train.slices_per_round,
     )
 
 
@@ -136,13 +138,14 @@ def rounds(run: Run) -> Iterator[Row]:
     Yields:
         The row of each round, as in `round.json`.
     """
-    chosen = run.settings.self_train
+    settings = run.settings
+    last = settings.self_train.choose == LAST
     yield from run_rounds(
         partial(train_round, run),
         partial(label_round, run),
         score_of,
-        patience=chosen.max_rounds if chosen.choose == LAST else chosen.patience,
-        max_rounds=chosen.max_rounds,
+        patience=settings.self_train.max_rounds if last else settings.self_train.patience,
+        max_rounds=settings.self_train.max_rounds,
     )
 
 
