@@ -10,7 +10,7 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.state import Variables, weights_sha256
 
 FILE = "training.json"
-PHANTOMS = ("ct_phantom",)  # data sets of made-up chests
+PHANTOMS = ("ct_phantom", "ct_phantom_domains")  # data sets of made-up chests
 MEND = "restore it from a copy, or remove it"
 SHOWN = 12  # characters of a hash that are shown
 
