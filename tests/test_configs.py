@@ -19,7 +19,10 @@ from tests.support import ROOT
 EXPERIMENTS = sorted(
     path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base")
 )
-PRESETS = [(name,) for name in EXPERIMENTS] + [("covid_semiseg", "cpu")]
+PRESETS = [(name,) for name in EXPERIMENTS] + [
+    ("covid_semiseg", "cpu"),
+    ("ct_phantom_domains", "multiclass"),
+]
 
 
 def load(name, *preset):

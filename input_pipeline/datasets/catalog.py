@@ -15,6 +15,8 @@ from input_pipeline.datasets.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.datasets.covid_semiseg import CovidSemiseg
 from input_pipeline.datasets.ct_phantom import patients
 from input_pipeline.datasets.ct_phantom.builder import CtPhantom
+from input_pipeline.datasets.ct_phantom_domains import patients as domain_patients
+from input_pipeline.datasets.ct_phantom_domains.builder import CtPhantomDomains
 from input_pipeline.datasets.folder import Folder
 from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
@@ -32,6 +34,7 @@ from input_pipeline.records import Records, open_folder, write_hashes
 from input_pipeline.slices import Slice
 
 UNLABELLED = "unlabelled"
+TRUTH = "unlabelled_truth"  # the same slices with their masks, of data sets that know them
 MEND = "remove its folder and build the data set again"  # if records are damaged
 # Beside the records, the card of the data set: a hash of the files that they were built from, what
 # the user stated, what was noticed while the files were read, and where lung masks come from.
@@ -52,6 +55,8 @@ class DatasetInfo:
             None if the data set needs no files.
         per_task: whether each task has its own records.
         states_splits: whether the user may state the splits; a split 'validation' then validates.
+        made_from: function that returns what a data set without files is made from; its records
+            also hold the masks of its unlabelled slices, as the split 'unlabelled_truth'.
     """
 
     intensity: str
@@ -61,6 +66,7 @@ class DatasetInfo:
     files: Callable[[Path, str, Report], list[Path]] | None
     per_task: bool = False
     states_splits: bool = False
+    made_from: Callable[[], list[Any]] | None = None
 
 
 def _semiseg_files(source_dir: Path, task: str, report: Report) -> list[Path]:
@@ -99,7 +105,17 @@ DATASETS = {
     "folder": DatasetInfo(
         "hu", True, BOTH_TASKS, Folder, _volume_files(Folder), states_splits=True
     ),
-    "ct_phantom": DatasetInfo("hu", True, BOTH_TASKS, CtPhantom, None),
+    "ct_phantom": DatasetInfo(
+        "hu", True, BOTH_TASKS, CtPhantom, None, made_from=patients.made_from
+    ),
+    "ct_phantom_domains": DatasetInfo(
+        "uint8",
+        True,
+        BOTH_TASKS,
+        CtPhantomDomains,
+        None,
+        made_from=domain_patients.made_from,
+    ),
 }
 
 
@@ -121,8 +137,8 @@ def build(
 
     Args:
         name: key of `DATASETS`.
-        source_dir: folder with the user's files; None to use the existing records. ct_phantom
-            ignores it.
+        source_dir: folder with the user's files; None to use the existing records. The phantoms
+            ignore it.
         data_dir: folder for the records of all data sets.
         task: 'binary' or 'multiclass'.
         options: what the user states about the files; None for what the existing records were
@@ -251,8 +267,8 @@ def open_split(name: str, split: str, *, data_dir: Path, task: str) -> Sequence[
         task: 'binary' or 'multiclass'.
 
     Returns:
-        Its slices. In the split 'unlabelled' their `mask` is None; for the binary task both lesion
-        classes are 1.
+        Its slices. In the split 'unlabelled' their `mask` is None; phantoms show it in the split
+        'unlabelled_truth'. For the binary task both lesion classes are 1.
 
     Raises:
         ValueError: there is no such data set, task or split (the message says which there are), or
@@ -295,6 +311,8 @@ def _records(name: str, split: str, data_dir: Path, task: str) -> Records:
     """Open the records of a split."""
     directory = _built(name, data_dir, task)
     sizes = _splits(directory)
+    if split == TRUTH and DATASETS[name].made_from is not None:
+        split = UNLABELLED
     if split not in sizes:
         listed = ", ".join(f"{there} ({count})" for there, count in sizes.items())
         raise ValueError(f"{directory}: {name} has no split {split!r}, expected one of {listed}")
@@ -370,10 +388,10 @@ def _checked(name: str, options: Options) -> Options:
 
 def _fingerprint(name: str, source_dir: Path | None, task: str, report: Report) -> str:
     """Return a hash of what the records depend on; for files, their names, sizes and times."""
-    files = DATASETS[name].files
+    files, made_from = DATASETS[name].files, DATASETS[name].made_from
     if files is None:
-        facts: list[Any] = [patients.SEED, patients.SIZE, patients.SPLITS]
-        facts.append(patients.SLICES_PER_PATIENT)
+        assert made_from is not None
+        facts = made_from()
     else:
         assert source_dir is not None
         listed = files(source_dir, task, report)

@@ -230,8 +230,13 @@ def draw_textures(rng: np.random.Generator) -> Textures:
     return Textures(*fields)
 
 
-def _mix(fields: Array, z: float) -> Array:
-    """Return the noise at height z; it is similar in neighbouring slices only."""
+def mix(fields: Array, z: float) -> Array:
+    """Return the noise at a height; it is similar in neighbouring slices only.
+
+    Args:
+        fields: `[2, SIZE, SIZE]`, of `Textures`.
+        z: the height in mm.
+    """
     return fields[0] * math.cos(z / 12.0) + fields[1] * math.sin(z / 12.0)
 
 
@@ -274,9 +279,9 @@ def lung_hu(
     z = level * LUNG_LENGTH
     back = np.clip((y + body.cavity_height) / (2 * body.cavity_height), 0.0, 1.0)
     hu = body.lung_front + body.lung_back * back**1.5
-    middle = _mix(textures.middle, z)
-    hu += 16.0 * _mix(textures.coarse, z) + 12.0 * middle
-    reach = body.atelectasis_depth * (1.0 + 0.35 * _mix(textures.coarse, z))
+    middle = mix(textures.middle, z)
+    hu += 16.0 * mix(textures.coarse, z) + 12.0 * middle
+    reach = body.atelectasis_depth * (1.0 + 0.35 * mix(textures.coarse, z))
     wall = np.clip(-cavity(body, x, y, level), 0.0, None)
     dependent = np.exp(-np.minimum(wall, depth + 4.0) / np.maximum(reach, 2.0))
     hu += body.atelectasis * dependent * step(0.05, 0.7, y / body.cavity_height)
@@ -327,7 +332,7 @@ def add_lesions(
     Returns:
         `[SIZE, SIZE]` HU, and `[SIZE, SIZE]` density of the consolidation from 0 to 1.
     """
-    coarse, middle, fine = (_mix(f, z) for f in (textures.coarse, textures.middle, textures.fine))
+    coarse, middle, fine = (mix(f, z) for f in (textures.coarse, textures.middle, textures.fine))
     hu, solid_left = healthy.copy(), np.ones_like(healthy)
     for lesion in lesions:
         if abs(z - lesion.centre[2]) > 1.6 * lesion.radii[2]:

@@ -17,6 +17,7 @@ consolidation 0.5 to 2.3 %).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,17 @@ SPLITS = {"train": 24, "validation": 6, "test": 10, "unlabelled": 60}  # number 
 HU_RANGE = (-1024, 3071)  # of the stored values
 
 
-def _scan(hu: Array, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Simulate the scanner: blur, gain and shift in HU, correlated noise, rounding to int16."""
+def scan(hu: Array, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Simulate the scanner: blur, gain and shift in HU, correlated noise, rounding to int16.
+
+    Args:
+        hu: `[SIZE, SIZE]` HU of the patient.
+        scanner: the scanner.
+        rng: the source of randomness of the noise.
+
+    Returns:
+        `[SIZE, SIZE]` HU within `HU_RANGE`.
+    """
     hu = ndimage.gaussian_filter(hu, scanner.blur)
     hu = (hu + 1000.0) * scanner.gain - 1000.0 + scanner.shift
     grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), scanner.grain)
@@ -97,11 +107,33 @@ def _draw_patient(rng: np.random.Generator) -> _Patient:
     return _Patient(body, vessels, lesions, draw_textures(rng), scanner, levels)
 
 
-def _pixels(scanner: Scanner) -> tuple[Array, Array]:
-    """Return x and y of every pixel's centre in the patient in mm, both `[SIZE, SIZE]`."""
+def pixels(scanner: Scanner) -> tuple[Array, Array]:
+    """Return x and y of every pixel's centre in the patient in mm, both `[SIZE, SIZE]`.
+
+    Args:
+        scanner: the scanner.
+    """
     axis = (np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2) * scanner.spacing
     x, y = np.meshgrid(axis - scanner.move[0], axis - scanner.move[1])
     return turned(x, y, -scanner.turn)
+
+
+def lung_share(body: Anatomy, x: Array, y: Array, level: float, field: Array, edge: float) -> Array:
+    """Return the share of each pixel that is lung, blurred by breathing at the diaphragm.
+
+    Args:
+        body: the patient's body.
+        x: coordinates to the patient's left in mm, `[H, W]`.
+        y: coordinates to the back in mm, `[H, W]`.
+        level: from 0 (apex) to 1 (base).
+        field: `[H, W]`, of `lungs`.
+        edge: width of the borders between tissues in mm.
+
+    Returns:
+        `[H, W]` from 0 to 1.
+    """
+    smear = body.breathing * np.exp(-np.clip(np.abs(domes(body, x, y, level)) / 12.0, 0, 30))
+    return np.clip(0.5 - field / (edge + smear), 0.0, 1.0)
 
 
 def _cut(
@@ -109,18 +141,17 @@ def _cut(
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
     """Return image (HU), mask (0, 1, 2) and lung mask (0, 1) of one slice, each `[SIZE, SIZE]`."""
     body, scanner = patient.body, patient.scanner
-    x, y = _pixels(scanner)
+    x, y = pixels(scanner)
     field = lungs(body, x, y, level)
     edge = 1.2 * scanner.spacing
-    smear = body.breathing * np.exp(-np.clip(np.abs(domes(body, x, y, level)) / 12.0, 0, 30))
-    share = np.clip(0.5 - field / (edge + smear), 0.0, 1.0)
+    share = lung_share(body, x, y, level, field, edge)
     z = level * LUNG_LENGTH
     healthy = lung_hu(body, x, y, level, np.clip(-field, 0, None), patient.textures)
     lung, solid = add_lesions(healthy, patient.lesions, x, y, z, patient.textures)
     mask = label(lung - healthy, solid, field < 0)
     add_vessels(lung, patient.vessels, z, scanner, body.blood)
     around = body_hu(body, x, y, level, edge)
-    image = _scan(around + (lung - around) * share, scanner, rng)
+    image = scan(around + (lung - around) * share, scanner, rng)
     return image, mask, (field < 0).astype(np.uint8)
 
 
@@ -143,6 +174,11 @@ def make_patient(patient_index: int, *, seed: int = SEED) -> list[Slice]:
         Slice(*_cut(patient, float(level), rng), f"{name}_{k}", name, spacing)
         for k, level in enumerate(patient.levels)
     ]
+
+
+def made_from() -> list[Any]:
+    """Return what the data set depends on, for the hash of its records."""
+    return [SEED, SIZE, SPLITS, SLICES_PER_PATIENT]
 
 
 def patients_of(split: str) -> range:

@@ -39,10 +39,15 @@ def test_one_build_serves_both_tasks(data_dir):
     assert max(s.mask.max() for s in multi) == 2
 
 
-def test_unlabelled_phantoms_show_no_mask_but_their_lung(data_dir):
+def test_unlabelled_phantoms_show_their_lung_and_their_masks_as_the_truth_alone(data_dir):
     for item in open_split("unlabelled", data_dir, "multiclass"):
         assert item.mask is None
         assert item.lung.any()
+    shown = open_split("unlabelled_truth", data_dir, "multiclass")
+    made = {item.id: item for item in patients.make_patient(patients.patients_of("unlabelled")[0])}
+    assert len(shown) == len(made)
+    for item in shown:
+        np.testing.assert_array_equal(item.mask, made[item.id].mask)
 
 
 def test_built_once_and_again_when_the_phantoms_change(data_dir, monkeypatch):

@@ -1,0 +1,46 @@
+"""TFDS builder for the chest CT phantoms of two domains."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from input_pipeline.datasets.ct_phantom_domains import patients
+
+
+class CtPhantomDomains(tfds.core.GeneratorBasedBuilder):
+    """8-bit slices of chest CT phantoms: a labelled and an unlabelled domain, with lung masks."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        grid = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
+        return self.dataset_info_from_configs(
+            description=patients.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(**grid),
+                    "mask": tfds.features.Tensor(**grid),
+                    "lung": tfds.features.Tensor(**grid),
+                    "id": tfds.features.Text(),
+                    "patient": tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, object]]]]:
+        del dl_manager
+        return {split: self._generate_examples(split) for split in patients.SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, object]]]:
+        number = 0
+        for index in range(len(patients.SPLITS[split])):
+            for item in patients.make_patient(split, index):
+                names = ("image", "mask", "lung", "id", "patient")
+                yield number, {name: getattr(item, name) for name in names}
+                number += 1
