@@ -63,9 +63,9 @@ def test_folds_of_rounds_end_with_the_same_bits(source, fields, tmp_path):
         ended = folds(source, whole, **fields)
         assert ended.status == 0, ended.errors
         check_folds(whole, ended.printed)
-        for step in (2, 4):
-            with stopped_at(step):
-                assert folds(source, stopped, **fields).status != 0
+        with stopped_at(9):  # within the second round of the first fold
+            assert folds(source, stopped, **fields).status != 0
+        assert (stopped / "fold_1/round_02/config.json").exists()
         again = folds(source, stopped, **fields)
     assert again.status == 0, again.errors
     assert again.printed.replace(str(stopped), str(whole)) == ended.printed

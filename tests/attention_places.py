@@ -1,0 +1,97 @@
+"""Print where the attention maps of trained networks look: border, lungs or lesion.
+
+    python -m tests.attention_places W... [--split validation] [--which last]
+
+For each of the four maps (energies of the encoder's stages, equation 1): the share of slices whose
+maximum lies in the outermost 5% of the picture, in the lungs, and in a lesion; the share of the
+lesion's pixels among the strongest tenth of the map (0.1 by chance); and the share of slices in
+which the strongest pixel of this map and the next deeper one are the same, in squares of 1/8 of a
+side, as the attention loss wants. Means over the slices with a lesion, each with a 95% interval by
+bootstrap over slices.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+import ssa_jax
+from input_pipeline.preprocess import lung_of
+from ssa_jax.evaluation.summary import interval_text
+from ssa_jax.evaluation.text_table import format_rows
+from ssa_jax.experiment import data
+
+BORDER, STRONGEST, SQUARES = 0.05, 0.1, 8
+WHERE = ("border", "lungs", "lesion", "lesion in strongest tenth", "same place as next")
+RESAMPLES = 2000
+
+
+def places(
+    maps: np.ndarray, mask: np.ndarray, lung: np.ndarray | None
+) -> list[Mapping[str, float | None]]:
+    """Where the maps of a slice look, a row for each of the stages, the shallowest first.
+
+    maps is [H, W, 4], mask [H, W] the class index, lung [H, W] 1 inside the lungs.
+    """
+    shape, lesion = mask.shape, mask > 0
+    tops = [np.unravel_index(int(np.argmax(maps[..., k])), shape) for k in range(maps.shape[-1])]
+    squares = [tuple(SQUARES * t // n for t, n in zip(top, shape, strict=True)) for top in tops]
+    rows: list[Mapping[str, float | None]] = []
+    for stage, top in enumerate(tops):
+        edge = min(min(t, n - 1 - t) / n for t, n in zip(top, shape, strict=True))
+        strong = maps[..., stage] >= np.quantile(maps[..., stage], 1 - STRONGEST)
+        following = squares[stage + 1] if stage + 1 < len(tops) else None
+        values = (
+            float(edge < BORDER),
+            None if lung is None else float(lung[top] > 0),
+            float(lesion[top]),
+            float(strong[lesion].mean()),
+            None if following is None else float(squares[stage] == following),
+        )
+        rows.append(dict(zip(WHERE, values, strict=True)))
+    return rows
+
+
+def with_interval(values: np.ndarray) -> dict[str, float]:
+    """Mean and 95% interval by bootstrap."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def table(workdir: Path, split: str, which: str) -> str:
+    """The table of one network."""
+    network = ssa_jax.load(workdir, which)
+    slices = data.evaluation_slices(network.settings, workdir, split)
+    found: list[list[Mapping[str, float | None]]] = []
+    for prediction in network.predict(slices):
+        item = prediction.slice
+        if item.mask is not None and item.mask.any():
+            lung = lung_of(item, network.preprocessing)
+            found.append(places(prediction.attention(), item.mask, lung))
+    lines = [[f"{workdir}: {len(found)} slices", *WHERE]]
+    for stage in range(4):
+        cells = []
+        for what in WHERE:
+            values = [rows[stage][what] for rows in found]
+            known = np.array([value for value in values if value is not None])
+            cells.append(interval_text(with_interval(known), ".2f") if len(known) else "-")
+        lines.append([f"stage {stage + 1}", *cells])
+    return "\n".join(format_rows(lines))
+
+
+def main() -> None:
+    """Read the arguments and print a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdirs", nargs="+", type=Path)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--which", default="last")
+    options = parser.parse_args()
+    for workdir in options.workdirs:
+        print(table(workdir, options.split, options.which), flush=True)
+
+
+if __name__ == "__main__":
+    main()
