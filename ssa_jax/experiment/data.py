@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from input_pipeline import splits
 from input_pipeline.datasets import catalog
 from input_pipeline.files import write_json
@@ -37,21 +35,6 @@ class Plan:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     validated_on: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Pools:
-    """The slices of a semi-supervised run.
-
-    Attributes:
-        training: labelled slices.
-        validation: labelled slices whose scores decide the best round.
-        unlabelled: slices to pseudo-label, at most `self_train.unlabelled_slices`.
-    """
-
-    training: Sequence[Slice]
-    validation: Sequence[Slice]
-    unlabelled: Sequence[Slice]
 
 
 def build_records(
@@ -242,75 +225,6 @@ def evaluation_slices(settings: Settings, folder: Path, split: str) -> Sequence[
     if len(slices) == 0 or slices[0].mask is None:
         raise ValueError(f"split {split!r} has no labels to score; name a labelled split")
     return slices
-
-
-def pools(settings: Settings, labelled: Plan) -> Pools:
-    """Return the slices of a semi-supervised run; unlabelled ones are drawn by the seed.
-
-    Args:
-        settings: whose data and self_train groups and seed are read.
-        labelled: the labelled slices.
-
-    Raises:
-        ValueError: there are no unlabelled slices, or fewer than `self_train.unlabelled_slices`.
-    """
-    unlabelled = open_split(settings, UNLABELLED)
-    wanted = settings.self_train.unlabelled_slices
-    if not 0 <= wanted <= len(unlabelled):
-        raise ValueError(
-            f"self_train.unlabelled_slices is {wanted}; expected 0 (all) to {len(unlabelled)}"
-        )
-    if wanted:
-        rng = np.random.default_rng(settings.seed)
-        chosen = np.sort(rng.choice(len(unlabelled), wanted, replace=False))
-        unlabelled = Subset(unlabelled, chosen.tolist())
-    return Pools(labelled.training, labelled.validation, unlabelled)
-
-
-def check_pools(settings: Settings, slices: Pools) -> None:
-    """Check the slices of a semi-supervised run.
-
-    Args:
-        settings: whose data group is read.
-        slices: of the run.
-
-    Raises:
-        ValueError: no labelled training slice shows some class, or a patient of the validation or
-            test split is also among the unlabelled.
-    """
-    names = ("background", *settings.class_names)
-    counts = pixels_of(settings, slices.training)
-    missing = [name for name, count in zip(names, counts, strict=True) if not count]
-    if missing:
-        raise ValueError(
-            f"no labelled training slice shows {' or '.join(missing)}, expected every class in the "
-            "first round (section 3.2.2); add slices, or choose others by data.split_seed"
-        )
-    check_patients_apart(settings, slices)
-
-
-def check_patients_apart(settings: Settings, slices: Pools) -> None:
-    """Check that no patient of the validation or test split is among the unlabelled.
-
-    Args:
-        settings: whose data group is read.
-        slices: of the run.
-
-    Raises:
-        ValueError: a patient is in both.
-    """
-    held = {VALIDATION: slices.validation}
-    if TEST in split_names(settings):
-        held[TEST] = open_split(settings, TEST)
-    unlabelled = {item.patient for item in slices.unlabelled}
-    for split, labelled in held.items():
-        both = sorted(unlabelled & {item.patient for item in labelled})
-        if both:
-            raise ValueError(
-                f"{len(both)} patients of {split} are among the unlabelled too, {both[0]!r} first, "
-                f"expected none, as the scores of {split} would be too high; remove them from one "
-                "of the two"
-            )
 
 
 def pixels_of(settings: Settings, labelled: Sequence[Slice]) -> list[float]:

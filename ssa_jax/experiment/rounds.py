@@ -15,7 +15,7 @@ from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
 from input_pipeline.slices import Concatenated, Slice, Subset
 from input_pipeline.verified import read_signed, signed
 from ssa_jax.evaluation.summary import AVERAGE, summarize
-from ssa_jax.experiment import data, factory, workdir
+from ssa_jax.experiment import data, factory, pools, workdir
 from ssa_jax.experiment.evaluation import evaluate, score_slices
 from ssa_jax.experiment.labelling import label_round
 from ssa_jax.experiment.lock import in_use
@@ -55,7 +55,7 @@ def self_train(
         data set has no labelled test split), as in `summary.json`.
 
     Raises:
-        ValueError: invalid settings, slices that `data.check_pools` refuses, a workdir of other
+        ValueError: invalid settings, slices that `pools.check_pools` refuses, a workdir of other
             settings or data, or damaged.
         OSError: a file cannot be read or written, or another process uses the workdir.
         TrainingDiverged: the loss of a round is not finite.
@@ -104,11 +104,11 @@ def check(settings: Settings) -> None:
     )
 
 
-def _chosen(settings: Settings, folder: Path) -> tuple[data.Plan, data.Pools]:
+def _chosen(settings: Settings, folder: Path) -> tuple[data.Plan, pools.Pools]:
     """Choose the slices of all rounds, and check what these need of them."""
     plan = data.plan(settings, folder, [data.UNLABELLED, data.TEST])
-    slices = data.pools(settings, plan)
-    data.check_pools(settings, slices)
+    slices = pools.draw_pools(settings, plan)
+    pools.check_pools(settings, slices)
     check_start(settings, len(slices.training))
     return plan, slices
 

@@ -11,8 +11,8 @@ from input_pipeline.files import write_json
 from input_pipeline.pseudo_labels import PseudoLabels, read_manifest
 from input_pipeline.verified import read_signed
 from ssa_jax.experiment import workdir
-from ssa_jax.experiment.data import Pools
 from ssa_jax.experiment.network import Network
+from ssa_jax.experiment.pools import Pools
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Damaged
 from ssa_jax.training.distributed import is_main_process

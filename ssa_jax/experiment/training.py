@@ -16,7 +16,7 @@ from input_pipeline.files import write_json, write_text
 from input_pipeline.loader import Pool, teacher_iterator, train_iterator, two_pool_iterator
 from input_pipeline.slices import Slice
 from ssa_jax.evaluation.scoring import mean_dsc
-from ssa_jax.experiment import data, factory
+from ssa_jax.experiment import data, factory, pools
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
@@ -314,8 +314,8 @@ def _unlabelled(settings: Settings, plan: data.Plan) -> Sequence[Slice]:
     """Return the slices that an online teacher labels; none without one."""
     if not settings.train.consistency:
         return ()
-    slices = data.pools(settings, plan)
-    data.check_patients_apart(settings, slices)
+    slices = pools.draw_pools(settings, plan)
+    pools.check_patients_apart(settings, slices)
     return slices.unlabelled
 
 

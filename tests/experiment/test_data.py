@@ -5,7 +5,7 @@ import pytest
 from configs import folder as config
 from input_pipeline.datasets import catalog
 from input_pipeline.splits import save_split
-from ssa_jax.experiment import data
+from ssa_jax.experiment import data, pools
 from ssa_jax.experiment.settings import Settings
 from tests.input_pipeline.datasets.test_volume_builder import save, save_folder, volume
 
@@ -37,9 +37,9 @@ def test_the_stated_validation_validates(tmp_path, settings):
     assert len(validation) == 6 and not (tmp_path / "W").exists()
     again = data.evaluation_slices(settings, tmp_path / "W", "validation")
     assert patients(again) == {"a"}
-    pools = data.pools(settings, data.plan(settings, tmp_path / "W"))
-    assert patients(pools.unlabelled) == {"c"}
-    data.check_pools(settings, pools)
+    slices = pools.draw_pools(settings, data.plan(settings, tmp_path / "W"))
+    assert patients(slices.unlabelled) == {"c"}
+    pools.check_pools(settings, slices)
 
 
 def test_a_stored_split_counts_more(tmp_path, settings):

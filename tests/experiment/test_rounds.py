@@ -4,7 +4,7 @@ import json
 
 from configs import self_train_phantom
 from ssa_jax.experiment import labelling, rounds
-from ssa_jax.experiment.data import Pools
+from ssa_jax.experiment.pools import Pools
 from ssa_jax.experiment.run import Run, manifest_of
 from ssa_jax.experiment.settings import Settings
 

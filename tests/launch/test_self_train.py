@@ -21,7 +21,7 @@ from input_pipeline.slices import Slice
 from input_pipeline.splits import load_split
 from input_pipeline.verified import HASH
 from launch import cli, self_train
-from ssa_jax.experiment import data
+from ssa_jax.experiment import data, pools
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.semi_supervised.quality import warnings_of
 from ssa_jax.semi_supervised.trust import Trust
@@ -286,10 +286,10 @@ def test_a_patient_held_out_who_is_also_unlabelled_is_refused(monkeypatch, split
     held = {"validation": of("b", "v"), "test": of("t")}
     monkeypatch.setattr(data, "split_names", lambda _: ["train", "test", "unlabelled"])
     monkeypatch.setattr(data, "open_split", lambda _, name: held[name])
-    data.check_pools(settings, data.Pools(of("a"), held["validation"], of("u")))
+    pools.check_pools(settings, pools.Pools(of("a"), held["validation"], of("u")))
     unlabelled = of("u", held[split][-1].patient)
     with pytest.raises(ValueError, match=f"1 patients of {split} are among the unlabelled too"):
-        data.check_pools(settings, data.Pools(of("a"), held["validation"], unlabelled))
+        pools.check_pools(settings, pools.Pools(of("a"), held["validation"], unlabelled))
 
 
 def test_warnings_name_the_slices():
