@@ -4,7 +4,8 @@ Round 1 trains on the labelled slices. After each round its network labels unlab
 the trust module (eq. 9): those that `self_train.slices_per_round` newly draws and those added
 before, for nothing else is trained on. The next round trains a new network on all of them, with
 class weights from their pixels (eq. 8). It stops when the validation DSC no longer improves and
-scores the best round on the test split, once.
+scores the best round on the test split, once; with self_train.choose=last all rounds are trained
+and the last one is scored.
 
 W/round_01, round_02, ... are ordinary workdirs (evaluate and predict take them; the last checkpoint
 counts, so that a round does not choose its own best) that also hold `pseudo/`, the labels for the
@@ -19,7 +20,7 @@ from pathlib import Path
 from launch import cli
 from ssa_jax.evaluation.summary import format_table
 from ssa_jax.experiment.data import TEST
-from ssa_jax.experiment.rounds import self_train
+from ssa_jax.experiment.rounds import BEST, self_train
 from ssa_jax.experiment.rounds_reporting import ReportWriter
 from ssa_jax.experiment.workdir import round_folder
 
@@ -33,7 +34,8 @@ def main(arguments: list[str]) -> None:
     observer = ReportWriter(partial(print, flush=True))
     summary = self_train(settings, options.workdir, observer=observer, quiet=options.quiet)
     best = round_folder(options.workdir, summary["best_round"])
-    print(f"\nBest round: {summary['best_round']} of {summary['rounds']}.")
+    kept = "Best round" if settings.self_train.choose == BEST else "Round kept, the last one"
+    print(f"\n{kept}: {summary['best_round']} of {summary['rounds']}.")
     print(f"Its network: --workdir {best} --which last, for predict and evaluate.")
     if summary[TEST] is not None:
         print(f"{TEST} split, network of round {summary['best_round']}:")

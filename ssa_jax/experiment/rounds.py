@@ -51,7 +51,8 @@ def self_train(
         quiet: show no progress.
 
     Returns:
-        'rounds' (their number), 'best_round', and 'test' (the summary of `evaluate`, None where the
+        'rounds' (their number), 'best_round' (the one that is kept), 'choose' (whether that is the
+        best by validation DSC or the last), and 'test' (the summary of `evaluate`, None where the
         data set has no labelled test split), as in `summary.json`.
 
     Raises:
@@ -92,6 +93,8 @@ def check(settings: Settings) -> None:
             f"self_train.labelled_share is {share}; expected 0 (all slices alike) or more, and "
             "below 1"
         )
+    if not share and not settings.train.consistency:
+        _require_defaults(settings)
     if settings.self_train.temperature == 0 and settings.data.validation_split == data.TEST:
         raise ValueError(
             "self_train.temperature is 0, which fits it on the validation slices, and these are "
@@ -102,6 +105,22 @@ def check(settings: Settings) -> None:
         max_rounds=settings.self_train.max_rounds,
         per_round=settings.self_train.slices_per_round,
     )
+
+
+def _require_defaults(settings: Settings) -> None:
+    """Check that fields have their defaults that only a fixed share of labelled slices reads."""
+    loop = settings.self_train
+    fields = {
+        "pseudo_weight": (loop.pseudo_weight, 1.0),
+        "pseudo_ramp_epochs": (loop.pseudo_ramp_epochs, 0.0),
+        "strong_intensity": (loop.strong_intensity, 1.0),
+    }
+    for name, (value, default) in fields.items():
+        if value != default:
+            raise ValueError(
+                f"self_train.{name} is {value}; expected its default {default} without "
+                "self_train.labelled_share, as it is not read; set that, 0.5 for instance"
+            )
 
 
 def _chosen(settings: Settings, folder: Path) -> tuple[data.Plan, pools.Pools]:
@@ -123,7 +142,12 @@ def _run_all(run: Run) -> dict[str, Any]:
             observer.round_scored(run, rows)
     last = run.settings.self_train.choose == LAST
     best = len(rows) if last else best_round([score_of(row) for row in rows])
-    summary = {"rounds": len(rows), "best_round": best, data.TEST: _test_once(run, best)}
+    summary = {
+        "rounds": len(rows),
+        "best_round": best,
+        "choose": run.settings.self_train.choose,
+        data.TEST: _test_once(run, best),
+    }
     write_json(run.workdir / "summary.json", summary)
     observer.finished(run, rows, summary)
     return summary

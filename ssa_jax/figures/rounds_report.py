@@ -119,7 +119,10 @@ def html_report(
 def _state(rounds: int, summary: Mapping[str, Any] | None) -> str:
     if summary is None:
         return f"Running: {rounds} rounds are scored."
-    text = f"Done after {rounds} rounds; round {summary['best_round']} has the best validation DSC."
+    kept = f"round {summary['best_round']}"
+    last = summary.get("choose") == "last"  # older summaries have the best round without saying so
+    which = f"{kept}, the last one, is kept" if last else f"{kept} has the best validation DSC"
+    text = f"Done after {rounds} rounds; {which}."
     return text if summary["test"] else f"{text} The data set has no labelled test split."
 
 

@@ -75,7 +75,7 @@ def label_facts(
     for name, mask, weight in labels:
         pixels += class_pixels([(mask, weight)], len(names) + 1)
         every += mask.size
-        lesion[name] = float((mask > 0).mean())
+        lesion[name] = float(((mask > 0) & (weight > 0)).mean())
     facts: dict[str, Any] = {
         "slices": len(lesion),
         "share": {name: float(n / every) for name, n in zip(names, pixels[1:], strict=True)},

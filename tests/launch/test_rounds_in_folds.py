@@ -131,6 +131,11 @@ def test_an_online_teacher_trains_without_rounds_and_resumes(source, tmp_path):
         ({"train.consistency": True, "optim.average_decay": 0.0}, "optim.average_decay is 0.0"),
         ({"train.consistency": True, "train.batch_size": 1}, "train.batch_size is 1; expected"),
         (ONLINE | {"self_train.labelled_share": 0.5}, "expected 0 with train.consistency"),
+        (
+            {"self_train.pseudo_weight": 0.5},
+            "pseudo_weight is 0.5; expected its default 1.0",
+        ),
+        ({"self_train.strong_intensity": 2.0}, "expected its default 1.0 without self"),
         ({"mixing.cutmix": 2.0}, "mixing.cutmix is 2.0; expected 0 to 1"),
         ({"model.nested_classes": True}, "model.nested_classes is True; expected False for one"),
     ],

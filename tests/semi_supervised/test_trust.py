@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssa_jax.evaluation.inference import most_probable
-from ssa_jax.semi_supervised.quality import agreement, class_pixels
+from ssa_jax.semi_supervised.quality import agreement, class_pixels, label_facts
 from ssa_jax.semi_supervised.trust import (
     BINS,
     Trust,
@@ -131,3 +131,14 @@ def test_a_label_that_is_empty_by_doubt_is_told_from_one_that_is_empty_by_confid
 def test_new_options_outside_their_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Trust(**fields)
+
+
+def test_pixels_that_do_not_count_are_no_lesion_in_the_warnings():
+    mask = np.ones((40, 40), np.uint8)
+    weight = np.zeros((40, 40), np.uint8)
+    weight[0, 0] = 255
+    trust = Trust(low_confidence="ignore")
+    facts = label_facts([("a", mask, weight)], [None], ["lesion"], trust)
+    assert facts["nearly_empty"] == ["a"] and facts["nearly_full"] == []
+    facts = label_facts([("a", mask, np.full_like(weight, 255))], [None], ["lesion"], trust)
+    assert facts["nearly_empty"] == [] and facts["nearly_full"] == ["a"]
