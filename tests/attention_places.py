@@ -18,13 +18,13 @@ import numpy as np
 
 import ssa_jax
 from input_pipeline.preprocess import lung_of
+from ssa_jax.evaluation.paired import Interval, Score, mean_interval
 from ssa_jax.evaluation.summary import interval_text
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
 
 BORDER, STRONGEST, SQUARES = 0.05, 0.1, 8
 WHERE = ("border", "lungs", "lesion", "lesion in strongest tenth", "same place as next")
-RESAMPLES = 2000
 
 
 def places(
@@ -53,12 +53,9 @@ def places(
     return rows
 
 
-def with_interval(values: np.ndarray) -> dict[str, float]:
-    """Mean and 95% interval by bootstrap."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+def with_interval(values: np.ndarray) -> Interval:
+    """Mean and 95% interval by bootstrap over slices."""
+    return mean_interval([Score(str(k), str(k), "", float(v)) for k, v in enumerate(values)])
 
 
 def table(workdir: Path, split: str, which: str) -> str:

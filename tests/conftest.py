@@ -78,3 +78,12 @@ def small_workdir(tmp_path_factory, network_variables):
     checkpoints = Checkpoints(workdir)
     checkpoints.save_best(1, network_variables, {})
     return workdir
+
+
+@pytest.fixture(scope="module")
+def small_network():
+    """The stand-in in the network's place, each program compiled once."""
+    from tests.support.small_training import stand_in  # takes longer to import than most tests
+
+    with stand_in():
+        yield

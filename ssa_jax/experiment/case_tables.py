@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from input_pipeline.files import UNFINISHED
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.paired import Score
-from ssa_jax.experiment.data import TRAIN, VALIDATION
+from ssa_jax.experiment.data import FOLDS_FILE, TRAIN, VALIDATION
 from ssa_jax.experiment.evaluation import read_rows, read_summary
 
 TABLE = "cases.csv"
-FOLDS = "folds.json"  # in the folder of a cross-validation
 NAMED = 3  # cases that an error names
 LISTED = 12  # tables that an error lists
 EXPECTED = "expected NAME=PATH, NAME=PATH,PATH or PATH"
@@ -286,7 +285,7 @@ def _find(path: Path) -> Path:
         raise ValueError(f"{path}: is a file, expected the folder that holds {TABLE}")
     if (path / TABLE).exists():
         return path
-    if (path / FOLDS).exists():
+    if (path / FOLDS_FILE).exists():
         raise ValueError(
             f"{path}: a cross-validation without {TABLE}, expected one that is done; run its "
             "command again, which goes on where it stopped"

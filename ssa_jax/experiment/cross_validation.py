@@ -21,7 +21,6 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import check_start, train_in
 from ssa_jax.training.loop import TrainingDiverged
 
-FOLDS_FILE = "folds.json"
 MEND = "name another --workdir"
 
 
@@ -67,7 +66,7 @@ def cross_validate(
             settings, partial(_choose_folds, workdir=workdir, folds=folds, scheme=scheme)
         )
         run = _train_rounds if rounds else _train_once
-        return _run_folds(settings, workdir, folds, scheme, partial(run, quiet=quiet), echo)
+        return _run_folds(settings, workdir, folds, scheme, run, quiet, echo)
 
 
 def _run_folds(
@@ -75,7 +74,8 @@ def _run_folds(
     workdir: Path,
     folds: int,
     scheme: str,
-    train: Callable[[Settings, Path], Path],
+    train: Callable[..., Path],
+    quiet: bool,
     echo: Callable[[str], Any],
 ) -> dict[str, Any]:
     """Train and score the folds, and summarise them."""
@@ -83,7 +83,7 @@ def _run_folds(
     _keep(record, workdir)
     rows: list[CaseRow] = []
     for number, parts in enumerate(chosen, start=1):
-        out = _run_fold(settings, workdir / f"fold_{number}", parts, train)
+        out = _run_fold(settings, workdir / f"fold_{number}", parts, train, quiet)
         echo(f"fold {number} of {folds}: {out}")
         rows += read_rows(out, f"fold_{number}/")
     summary = summarize(rows) | {"scheme": scheme, "folds": folds}
@@ -112,21 +112,22 @@ def _choose_folds(
         check_start(settings, len(train_ids))
     parts_of = [{"train": train, "validation": held} for train, held in patient_folds]
     record = {"scheme": scheme, "folds": parts_of}
-    if (workdir / FOLDS_FILE).exists():
+    if (workdir / data.FOLDS_FILE).exists():
         _keep(record, workdir)
     return chosen, record
 
 
 def _keep(record: dict[str, Any], workdir: Path) -> None:
     """Write the patients of the folds, or check that the workdir holds the same."""
-    keep_record(workdir / FOLDS_FILE, record, what="folds", mend=MEND)
+    keep_record(workdir / data.FOLDS_FILE, record, what="folds", mend=MEND)
 
 
 def _run_fold(
     settings: Settings,
     fold: Path,
     parts: list[list[str]],
-    train: Callable[[Settings, Path], Path],
+    train: Callable[..., Path],
+    quiet: bool,
 ) -> Path:
     """Train and score a fold unless that is done, and return the folder of its scores."""
     path = fold / data.SPLITS_FILE
@@ -137,11 +138,11 @@ def _run_fold(
     out = fold / "evaluation" / data.VALIDATION
     if not (out / "metrics.json").exists():
         try:
-            network = train(settings, fold)
+            network = train(settings, fold, quiet=quiet)
         except TrainingDiverged as error:
             where = f"{error} in another --workdir, as all folds train alike"
             raise TrainingDiverged(where, error.step) from error
-        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=True)
+        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
     return out
 
 

@@ -16,6 +16,7 @@ from ssa_jax.semi_supervised.quality import class_pixels
 
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", catalog.UNLABELLED
 SPLITS_FILE = "splits.json"
+FOLDS_FILE = "folds.json"  # in the folder of a cross-validation
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import Any, Protocol, Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -11,7 +11,7 @@ SECONDS = 30.0  # between two lines
 
 
 class Progress(Protocol):
-    """What shows the progress, a context in which it is shown."""
+    """What shows the progress."""
 
     n: Any  # steps that are done
 
@@ -21,16 +21,10 @@ class Progress(Protocol):
     def set_postfix_str(self, s: str = "") -> Any:
         """Set a text to be shown behind the steps."""
 
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def __exit__(self, *_: Any) -> Any:
-        """End."""
-
 
 def progress(
     total: int, *, initial: int = 0, quiet: bool = False, what: str | None = None
-) -> Progress:
+) -> AbstractContextManager[Progress]:
     """Show the progress of steps: by a bar, or by lines where standard error is not a terminal.
 
     Args:
@@ -43,7 +37,7 @@ def progress(
         return tqdm(
             total=total, initial=initial, disable=quiet, desc=what, unit="step", dynamic_ncols=True
         )
-    return _Lines(total, initial, what)
+    return nullcontext(_Lines(total, initial, what))
 
 
 class _Lines:
@@ -67,14 +61,3 @@ class _Lines:
 
     def set_postfix_str(self, s: str = "") -> None:
         self._text = f", {s}" if s else ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass

@@ -11,7 +11,8 @@ from input_pipeline.verified import read_signed, signed
 from ssa_jax.experiment.settings import Settings
 
 FILE = "training.json"
-PHANTOMS = ("ct_phantom", "ct_phantom_domains")  # data sets of made-up chests
+# Data sets of made-up chests.
+PHANTOMS = frozenset(name for name, info in catalog.DATASETS.items() if info.made_from is not None)
 MEND = "restore it from a copy, or remove it"
 SAVED = "saved"  # entry of the note once a network was saved
 SHOWN = 12  # characters of a hash that are shown

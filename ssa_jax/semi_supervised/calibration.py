@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-BINS = 20  # of the confidence, for the fit of the temperature's loss and the reliability
+BINS = 20  # of the confidence, for the reliability
 RANGE = (0.25, 8.0)  # of temperatures
 TINY = 1e-7  # smallest probability
 

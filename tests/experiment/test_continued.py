@@ -25,25 +25,17 @@ from tests.support.small_training import (
     draw,
     run,
     save,
-    stand_in,
     stopped_at,
     tree,
     write_source,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network")]
 TOTAL = EPOCHS * STEPS
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_network():
-    """The stand-in in the network's place, each program compiled once."""
-    with stand_in():
-        yield
-
-
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> Path:
+def sound(small_network, tmp_path_factory) -> Path:
     """A folder with a source, its records, and two trainings: `over` and `cut` short."""
     folder = tmp_path_factory.mktemp("sound")
     source = write_source(folder / "source")

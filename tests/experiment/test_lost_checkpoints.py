@@ -18,24 +18,17 @@ from tests.support.small_training import (
     STEPS,
     arguments,
     run,
-    stand_in,
     stopped_at,
     tree,
     write_source,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network")]
 TOTAL = EPOCHS * STEPS
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_network():
-    with stand_in():
-        yield
-
-
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> Path:
+def sound(small_network, tmp_path_factory) -> Path:
     """A source, its records, a training stopped in its first epoch, and one that is over."""
     folder = tmp_path_factory.mktemp("sound")
     source = write_source(folder / "source")

@@ -13,7 +13,6 @@ from input_pipeline.splits import make_folds
 from launch import cli, compare, cross_validate, lung_masks, predict, prepare, score
 from tests.support import ROOT
 from tests.support.phantom_chest import SHAPE, SPACING, chest
-from tests.support.small_training import stand_in
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +53,6 @@ def run(capsys, main, *arguments: str | Path) -> tuple[int, str, str]:
 def save(path: Path, voxels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(voxels.transpose(2, 1, 0), AFFINE), path)
-
-
-@pytest.fixture
-def small_network():
-    with stand_in():
-        yield
 
 
 @pytest.fixture(scope="module")
