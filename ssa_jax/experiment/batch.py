@@ -11,15 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from input_pipeline.files import (
-    append_line,
-    read_lines,
-    remove,
-    require_empty,
-    write_table,
-)
+from input_pipeline.files import append_line, read_lines, remove, require_empty
 from input_pipeline.io.archive import archive_of
 from input_pipeline.io.nifti_header import files_of
+from input_pipeline.tables import write_table
 from input_pipeline.verified import keep_record
 from ssa_jax.experiment.lock import in_use
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import splits
-from input_pipeline.files import write_json, write_table
+from input_pipeline.files import write_json
+from input_pipeline.tables import write_table
 from input_pipeline.verified import keep_record
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.summary import summarize

@@ -6,16 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from input_pipeline.files import (
-    atomic_directory,
-    read_table,
-    require_own,
-    safe_name,
-    write_bytes,
-    write_json,
-    write_table,
-)
+from input_pipeline.files import atomic_directory, require_own, safe_name, write_bytes, write_json
 from input_pipeline.slices import Slice
+from input_pipeline.tables import read_table, write_table
 from input_pipeline.verified import file_sha256, read_signed, signed
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.scoring import SlicePrediction, VolumeScores, score

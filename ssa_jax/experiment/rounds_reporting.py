@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.files import write_bytes, write_table, write_text
+from input_pipeline.files import write_bytes, write_text
 from input_pipeline.preprocess import normalize
 from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
+from input_pipeline.tables import write_table
 from input_pipeline.verified import read_json
 from ssa_jax.experiment import data, factory
 from ssa_jax.experiment.run import Row, Run, manifest_of

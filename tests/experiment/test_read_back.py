@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from input_pipeline.files import write_json, write_table
+from input_pipeline.files import write_json
+from input_pipeline.tables import write_table
 from input_pipeline.verified import file_sha256, signed
 from ssa_jax.experiment.evaluation import read_rows
 from ssa_jax.experiment.run import read_row

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.files import write_json, write_table
+from input_pipeline.files import write_json
+from input_pipeline.tables import write_table
 from launch import compare, evaluate, self_train
 from ssa_jax.experiment.comparison import compare_networks, comparison_text
 from tests.support.small_training import TEST, Ended, arguments, run, stand_in, tree, write_source
