@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from configs import base
 from input_pipeline.files import write_json
 from input_pipeline.pseudo_labels import PseudoLabels, PseudoSlices
 from input_pipeline.slices import Concatenated, Slice, Subset
@@ -109,13 +110,9 @@ def check(settings: Settings) -> None:
 
 def _require_defaults(settings: Settings) -> None:
     """Check that fields have their defaults that only a fixed share of labelled slices reads."""
-    loop = settings.self_train
-    fields = {
-        "pseudo_weight": (loop.pseudo_weight, 1.0),
-        "pseudo_ramp_epochs": (loop.pseudo_ramp_epochs, 0.0),
-        "strong_intensity": (loop.strong_intensity, 1.0),
-    }
-    for name, (value, default) in fields.items():
+    defaults = Settings.from_config(base.get_config()).self_train
+    for name in ("pseudo_weight", "pseudo_ramp_epochs", "strong_intensity"):
+        value, default = getattr(settings.self_train, name), getattr(defaults, name)
         if value != default:
             raise ValueError(
                 f"self_train.{name} is {value}; expected its default {default} without "
