@@ -11,11 +11,12 @@ import importlib
 import io
 import os
 import platform
+import runpy
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from ssa_jax.experiment.settings import Settings
@@ -29,6 +30,7 @@ COMMANDS = {  # by name: module, and what it does
     "score": ("launch.score", "score label maps of any program"),
     "lung_masks": ("launch.lung_masks", "find the lungs in scans"),
     "prepare": ("launch.prepare", "build a data set from its published files or your own"),
+    "sweep": ("launch.sweep", "train and compare variants of a configuration"),
     "compare": ("launch.compare", "compare evaluated networks in the same cases"),
     "cross_validate": ("launch.cross_validate", "train and score a network for each fold"),
     "self_train": ("launch.self_train", "rounds of pseudo-labels on unlabelled slices"),
@@ -222,6 +224,25 @@ def parse_with_settings(
         FileNotFoundError: no such configuration file.
         SystemExit: a flag that does not exist or is missing (argparse's own message, status 2).
     """
+    options, rest = parse_with_config(parser, arguments)
+    return options, read_settings(options.config, rest)
+
+
+def parse_with_config(
+    parser: argparse.ArgumentParser, arguments: list[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Read a command line that also holds `--config FILE[:PRESET]` and `--config.FIELD=VALUE`.
+
+    Args:
+        parser: of the command's own flags; `--config` is added here.
+        arguments: the command line without the program's name.
+
+    Returns:
+        The command's own flags with `config`, and the fields that change, for `read_settings`.
+
+    Raises:
+        SystemExit: a flag that does not exist or is missing (argparse's own message, status 2).
+    """
     parser.add_argument(
         "--config",
         required=True,
@@ -234,7 +255,7 @@ def parse_with_settings(
     for argument in rest:
         if not argument.startswith("--config.") or "=" not in argument:
             parser.error(f"{argument!r} is no flag; fields change by --config.FIELD=VALUE")
-    return options, read_settings(options.config, rest)
+    return options, rest
 
 
 def read_settings(file: str, overrides: list[str]) -> "Settings":
@@ -276,6 +297,26 @@ def read_settings(file: str, overrides: list[str]) -> "Settings":
     settings = Settings.from_config(holder.value)
     folder = Path(settings.data.data_dir).expanduser().absolute()
     return settings.replace({"data.data_dir": str(folder)})
+
+
+def variants_of(file: str) -> dict[str, dict[str, Any]]:
+    """Read the variants that a configuration file names in its function `get_variants`.
+
+    Args:
+        file: path, or name of one of ours, perhaps with `:PRESET`, which the function is given.
+
+    Returns:
+        The changed fields of each variant, by its name; empty if there is no such function.
+
+    Raises:
+        FileNotFoundError: no such configuration file.
+    """
+    path, _, preset = _find_config(file).partition(":")
+    function = runpy.run_path(path).get("get_variants")
+    if function is None:
+        return {}
+    variants: dict[str, dict[str, Any]] = function(preset) if preset else function()
+    return variants
 
 
 def _find_config(file: str) -> str:

@@ -53,6 +53,26 @@ def compare_networks(
         raise ValueError(
             f"{len(folders)} network is given, expected two or more; name the reference first"
         )
+    return compare_tables(folders, metric=metric, common=common, out=out)
+
+
+def compare_tables(
+    folders: Mapping[str, Sequence[Path]], *, metric: str, common: bool, out: Path | None
+) -> dict[str, Any]:
+    """Compare evaluated networks with the first one, see `compare_networks`.
+
+    Args:
+        folders: of each network's tables, two networks or more.
+        metric: to compare.
+        common: whether to leave out cases that not all networks have.
+        out: folder for `OUTPUTS`; None writes nothing.
+
+    Returns:
+        The content of `comparison.json`.
+
+    Raises:
+        ValueError, OSError: as `compare_networks`.
+    """
     if out is not None:
         require_own(out, OUTPUTS, what="comparison")
     networks = {

@@ -56,41 +56,91 @@ def cross_validate(
         OSError: a file cannot be read or written, or another process uses the workdir.
         TrainingDiverged: the loss of a fold is not finite.
     """
+    with in_use(workdir):
+        chosen = open_folds(settings, workdir, folds=folds, scheme=scheme, rounds=rounds)
+        rows: list[CaseRow] = []
+        for number, parts in enumerate(chosen, start=1):
+            out = run_fold(settings, workdir / f"fold_{number}", parts, rounds=rounds, quiet=quiet)
+            echo(f"fold {number} of {folds}: {out}")
+            rows += read_rows(out, f"fold_{number}/")
+        summary = summarize(rows) | {"scheme": scheme, "folds": folds}
+        write_table(workdir / "cases.csv", rows)
+        write_json(workdir / "metrics.json", summary)
+    return summary
+
+
+def open_folds(
+    settings: Settings, workdir: Path, *, folds: int, scheme: str, rounds: bool
+) -> list[list[list[str]]]:
+    """Check the settings, build the records, and choose and store the slices of each fold.
+
+    Args:
+        settings: see `cross_validate`, like all others.
+        workdir: folder for all folds.
+        folds: number of parts.
+        scheme: of the folds.
+        rounds: whether a fold is a run of rounds.
+
+    Returns:
+        For each fold the ids of the slices to train on and of those held out.
+
+    Raises:
+        ValueError, OSError: as `cross_validate`.
+    """
     (check_rounds if rounds else factory.check)(settings)
     if settings.data.validation_split:
         raise ValueError(
             f"data.validation_split is {settings.data.validation_split!r}; expected '', as the "
             "folds are made from 'train'"
         )
-    with in_use(workdir):
-        data.build_records(
-            settings, partial(_choose_folds, workdir=workdir, folds=folds, scheme=scheme)
-        )
-        run = _train_rounds if rounds else _train_once
-        return _run_folds(settings, workdir, folds, scheme, run, quiet, echo)
-
-
-def _run_folds(
-    settings: Settings,
-    workdir: Path,
-    folds: int,
-    scheme: str,
-    train: Callable[..., Path],
-    quiet: bool,
-    echo: Callable[[str], Any],
-) -> dict[str, Any]:
-    """Train and score the folds, and summarise them."""
-    chosen, record = _choose_folds(settings, workdir, folds, scheme)
+    choose = partial(_choose_folds, workdir=workdir, folds=folds, scheme=scheme)
+    data.build_records(settings, choose)
+    chosen, record = choose(settings)
     _keep(record, workdir)
-    rows: list[CaseRow] = []
-    for number, parts in enumerate(chosen, start=1):
-        out = _run_fold(settings, workdir / f"fold_{number}", parts, train, quiet)
-        echo(f"fold {number} of {folds}: {out}")
-        rows += read_rows(out, f"fold_{number}/")
-    summary = summarize(rows) | {"scheme": scheme, "folds": folds}
-    write_table(workdir / "cases.csv", rows)
-    write_json(workdir / "metrics.json", summary)
-    return summary
+    return chosen
+
+
+def run_fold(
+    settings: Settings, fold: Path, parts: list[list[str]], *, rounds: bool, quiet: bool
+) -> Path:
+    """Train and score a fold unless that is done.
+
+    Args:
+        settings: see `cross_validate`.
+        fold: its workdir.
+        parts: ids of the slices to train on and of those held out, see `open_folds`.
+        rounds: whether it is a run of rounds.
+        quiet: show no progress.
+
+    Returns:
+        The folder of its scores.
+
+    Raises:
+        ValueError, OSError, TrainingDiverged: as `cross_validate`.
+    """
+    path = fold / data.SPLITS_FILE
+    if not path.exists():
+        splits.save_split(path, *parts)
+    if splits.load_split(path) != tuple(parts):
+        raise ValueError(f"{path}: another split than this fold's; {MEND}")
+    out = scores_of_fold(fold)
+    if not (out / "metrics.json").exists():
+        try:
+            network = train_network(settings, fold, rounds=rounds, quiet=quiet)
+        except TrainingDiverged as error:
+            where = f"{error} in another --workdir, as all folds train alike"
+            raise TrainingDiverged(where, error.step) from error
+        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
+    return out
+
+
+def scores_of_fold(fold: Path) -> Path:
+    """Return the folder of a fold's scores, which is complete or absent.
+
+    Args:
+        fold: its workdir.
+    """
+    return fold / "evaluation" / data.VALIDATION
 
 
 def _choose_folds(
@@ -123,41 +173,24 @@ def _keep(record: dict[str, Any], workdir: Path) -> None:
     keep_record(workdir / data.FOLDS_FILE, record, what="folds", mend=MEND)
 
 
-def _run_fold(
-    settings: Settings,
-    fold: Path,
-    parts: list[list[str]],
-    train: Callable[..., Path],
-    quiet: bool,
-) -> Path:
-    """Train and score a fold unless that is done, and return the folder of its scores."""
-    path = fold / data.SPLITS_FILE
-    if not path.exists():
-        splits.save_split(path, *parts)
-    if splits.load_split(path) != tuple(parts):
-        raise ValueError(f"{path}: another split than this fold's; {MEND}")
-    out = fold / "evaluation" / data.VALIDATION
-    if not (out / "metrics.json").exists():
-        try:
-            network = train(settings, fold, quiet=quiet)
-        except TrainingDiverged as error:
-            where = f"{error} in another --workdir, as all folds train alike"
-            raise TrainingDiverged(where, error.step) from error
-        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
-    return out
+def train_network(settings: Settings, folder: Path, *, rounds: bool, quiet: bool) -> Path:
+    """Train a network, or run rounds, and return the workdir of the network to score.
+
+    Args:
+        settings: of the training.
+        folder: its workdir.
+        rounds: whether it is a run of rounds, of which the last one's network counts.
+        quiet: show no progress.
+
+    Raises:
+        ValueError, OSError, TrainingDiverged: as `training.train_in` and `rounds.self_train`.
+    """
+    if not rounds:
+        train_in(settings, folder, quiet=quiet)
+        return folder
+    summary = self_train(settings, folder, observer=ReportWriter(echo=silent), quiet=quiet)
+    return workdirs.round_folder(folder, summary["rounds"])
 
 
-def _train_once(settings: Settings, fold: Path, *, quiet: bool) -> Path:
-    """Train the network of a fold and return its workdir."""
-    train_in(settings, fold, quiet=quiet)
-    return fold
-
-
-def _train_rounds(settings: Settings, fold: Path, *, quiet: bool) -> Path:
-    """Run the rounds of a fold and return the workdir of the last."""
-    summary = self_train(settings, fold, observer=ReportWriter(echo=_silent), quiet=quiet)
-    return workdirs.round_folder(fold, summary["rounds"])
-
-
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Print nothing."""

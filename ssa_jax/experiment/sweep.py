@@ -1,0 +1,125 @@
+"""Variants of a configuration, trained and scored alike and compared with the first of them.
+
+With folds, all variants do the first fold before any does the second, so that a sweep that is
+stopped early leaves pairs of equal cases.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssa_jax.experiment import data
+from ssa_jax.experiment import workdir as workdirs
+from ssa_jax.experiment.comparison import compare_tables
+from ssa_jax.experiment.cross_validation import (
+    cross_validate,
+    open_folds,
+    run_fold,
+    scores_of_fold,
+    silent,
+    train_network,
+)
+from ssa_jax.experiment.evaluation import evaluate
+from ssa_jax.experiment.lock import in_use
+from ssa_jax.experiment.settings import Settings
+
+Variants = Mapping[str, Settings]  # by name, the reference first
+
+
+def sweep(
+    variants: Variants,
+    workdir: Path,
+    *,
+    folds: int,
+    rounds: bool,
+    quiet: bool,
+    echo: Callable[[str], Any],
+) -> dict[str, Any]:
+    """Train and score every variant that is not done, and compare it with the first.
+
+    Args:
+        variants: two or more.
+        workdir: folder for all; W/VARIANT is one of `cross_validate`, or without folds of `train`
+            or `self_train`.
+        folds: number of folds of 'train' that each variant is trained and scored on; 0 trains it
+            once and scores it on the validation slices.
+        rounds: whether a training is a run of rounds, of which the last is scored.
+        quiet: show no progress.
+        echo: prints a line about each training; the comparison so far is written before it.
+
+    Returns:
+        The comparison, as in W/comparison/comparison.json, see `comparison.compare_networks`.
+
+    Raises:
+        ValueError: fewer than two variants, or as `cross_validate`.
+        OSError: a file cannot be read or written, or another process uses the workdir.
+        TrainingDiverged: the loss of a training is not finite.
+    """
+    if len(variants) < 2:
+        raise ValueError(f"{len(variants)} variant is given, expected two or more to compare")
+    with in_use(workdir):
+        run = partial(_in_folds, folds=folds) if folds else _once
+        for what, out in run(variants, workdir, rounds=rounds, quiet=quiet):
+            compared = _compare(variants, workdir, folds)
+            echo(f"{what}: {out}")
+    assert compared is not None  # as all of them are done
+    return compared
+
+
+def _in_folds(
+    variants: Variants, workdir: Path, *, folds: int, rounds: bool, quiet: bool
+) -> Iterator[tuple[str, Path]]:
+    """Run each fold of every variant before the next fold; yield what was done and its scores."""
+    parts = {
+        name: open_folds(settings, workdir / name, folds=folds, scheme="usual", rounds=rounds)
+        for name, settings in variants.items()
+    }
+    for number in range(1, folds + 1):
+        for name, settings in variants.items():
+            folder = workdir / name
+            with in_use(folder):
+                fold = folder / f"fold_{number}"
+                out = run_fold(settings, fold, parts[name][number - 1], rounds=rounds, quiet=quiet)
+            if number == folds:
+                cross_validate(
+                    settings,
+                    folder,
+                    folds=folds,
+                    scheme="usual",
+                    rounds=rounds,
+                    quiet=quiet,
+                    echo=silent,
+                )
+            yield f"{name}, fold {number} of {folds}", out
+
+
+def _once(
+    variants: Variants, workdir: Path, *, rounds: bool, quiet: bool
+) -> Iterator[tuple[str, Path]]:
+    """Train each variant, and score it on the validation slices, unless that is done."""
+    for name, settings in variants.items():
+        folder = workdir / name
+        out = scores_of_fold(folder)
+        workdirs.changed_settings(settings, folder)
+        if not (out / "metrics.json").exists():
+            network = train_network(settings, folder, rounds=rounds, quiet=quiet)
+            evaluate(
+                settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet
+            )
+        yield name, out
+
+
+def _compare(variants: Variants, workdir: Path, folds: int) -> dict[str, Any] | None:
+    """Compare what is done so far with the first variant, in the cases that all of it has."""
+    tables: dict[str, list[Path]] = {}
+    for name in variants:
+        folder = workdir / name
+        parts = [folder / f"fold_{number}" for number in range(1, folds + 1)] if folds else [folder]
+        scores = [scores_of_fold(part) for part in parts]
+        done = [out for out in scores if (out / "metrics.json").exists()]
+        if done:
+            tables[name] = done
+    if len(tables) < 2:
+        return None
+    return compare_tables(tables, metric="dsc", common=True, out=workdir / "comparison")
