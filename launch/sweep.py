@@ -30,6 +30,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--rounds", action="store_true", help="rounds of pseudo-labels, as self_train"
     )
+    parser.add_argument(
+        "--shard",
+        type=cli.shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="train the I-th of N parts of the variants, for N jobs side by side; the same command "
+        "without it then compares them all",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, fields = cli.parse_with_config(parser, arguments)
     chosen = combinations(options.grid) if options.grid else named(options.config)
@@ -44,7 +52,10 @@ def main(arguments: list[str]) -> None:
         rounds=options.rounds,
         quiet=options.quiet,
         echo=partial(print, flush=True),
+        shard=options.shard,
     )
+    if compared is None:
+        return
     print(f"\n{comparison_text(compared)}")
     print(f"\n{', '.join(str(options.workdir / 'comparison' / name) for name in OUTPUTS)}")
 

@@ -35,7 +35,8 @@ def sweep(
     rounds: bool,
     quiet: bool,
     echo: Callable[[str], Any],
-) -> dict[str, Any]:
+    shard: tuple[int, int] = (1, 1),
+) -> dict[str, Any] | None:
     """Train and score every variant that is not done, and compare it with the first.
 
     Args:
@@ -47,9 +48,11 @@ def sweep(
         rounds: whether a training is a run of rounds, of which the last is scored.
         quiet: show no progress.
         echo: prints a line about each training; the comparison so far is written before it.
+        shard: number of this part of the variants, from 1, and of all parts.
 
     Returns:
-        The comparison, as in W/comparison/comparison.json, see `comparison.compare_networks`.
+        The comparison, as in W/comparison/comparison.json, see `comparison.compare_networks`; None
+        of a part of the variants, which compares nothing.
 
     Raises:
         ValueError: fewer than two variants, or as `cross_validate`.
@@ -58,12 +61,16 @@ def sweep(
     """
     if len(variants) < 2:
         raise ValueError(f"{len(variants)} variant is given, expected two or more to compare")
-    with in_use(workdir):
+    part, parts = shard
+    mine = dict(list(variants.items())[part - 1 :: parts])
+    name, beside = (f"-{part}-of-{parts}", f"-*-of-{parts}") if parts > 1 else ("", "")
+    compared = None
+    with in_use(workdir, name, beside=beside):
         run = partial(_in_folds, folds=folds) if folds else _once
-        for what, out in run(variants, workdir, rounds=rounds, quiet=quiet):
-            compared = _compare(variants, workdir, folds)
+        for what, out in run(mine, workdir, rounds=rounds, quiet=quiet):
+            if parts == 1:
+                compared = _compare(variants, workdir, folds)
             echo(f"{what}: {out}")
-    assert compared is not None  # as all of them are done
     return compared
 
 

@@ -86,8 +86,13 @@ def test_folds_are_done_in_turns_and_resumed_to_the_same_bits(source, tmp_path):
     assert rows["learning_rate=0.0"]["score"] != rows["learning_rate=0.01"]["score"]
 
 
-def test_without_folds_the_validation_slices_are_scored(source, tmp_path):
+def test_shards_without_folds_then_all_and_one_variant_more(source, tmp_path):
     with stand_in():
+        for part in ("2/2", "1/2"):
+            shard = run(sweep.main, given(source, tmp_path / "W", *GRID, "--shard", part, folds=0))
+            assert shard.status == 0, shard.errors
+            assert shard.printed.startswith(f"seed={int(part[0]) - 1}: ")
+            assert shard.printed.count("\n") == 1
         ended = run(sweep.main, given(source, tmp_path / "W", *GRID, folds=0))
         assert ended.status == 0, ended.errors
         more = run(sweep.main, given(source, tmp_path / "W", "--grid", "seed=0,1,2", folds=0))
