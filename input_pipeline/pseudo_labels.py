@@ -7,7 +7,7 @@ are read from the data set's unlabelled split by index, and their ids are compar
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ MANIFEST = "manifest.json"
 MEND = "remove this folder and the rounds after it, and start again"  # if labels are damaged
 _NAME, _SPLIT, _FORMAT = "pseudo_label", "train", "array_record"
 _GRID = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
+_SUMS = {"shape": (None, 2), "dtype": np.float64, "encoding": "zlib"}  # without, float32 is stored
 FEATURES = tfds.features.FeaturesDict(
     {
         "index": tfds.features.Tensor(shape=(), dtype=np.int64),
         "id": tfds.features.Text(),
         "mask": tfds.features.Tensor(**_GRID),
         "weight": tfds.features.Tensor(**_GRID),
+        "confidence": tfds.features.Tensor(**_SUMS),
     }
 )
 
@@ -45,12 +47,16 @@ class PseudoLabel:
         id: name of the slice.
         mask: `[H, W]` uint8 class index.
         weight: `[H, W]` uint8, the weight of each pixel in the loss, in 255ths.
+        confidence: `[K, 2]` float64, of the pixels for which each class was the most probable one,
+            background first: the sum of its probabilities, and their number; empty in records of
+            older versions.
     """
 
     index: int
     id: str
     mask: np.ndarray
     weight: np.ndarray
+    confidence: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 class PseudoWriter:
@@ -171,6 +177,7 @@ class PseudoLabels(LazySequence[PseudoLabel]):
             id=text_of(record["id"]),
             mask=record["mask"],
             weight=record["weight"],
+            confidence=record.get("confidence", np.zeros((0, 2))),
         )
 
 

@@ -22,6 +22,7 @@ from ssa_jax.semi_supervised.trust import (
     Trust,
     class_thresholds,
     confidence_histogram,
+    confidence_sums,
     pseudo_label,
 )
 from ssa_jax.training.distributed import barrier, is_main_process
@@ -65,8 +66,9 @@ def pseudo_labels(
         The pseudo-label of each slice, in the order of `indices`.
     """
     for index, made in zip(indices, network.predict(Subset(slices, indices)), strict=True):
-        mask, weight = pseudo_label(tempered(made.prob, temperature), thresholds, trust)
-        yield PseudoLabel(index, made.slice.id, mask, weight)
+        prob = tempered(made.prob, temperature)
+        mask, weight = pseudo_label(prob, thresholds, trust)
+        yield PseudoLabel(index, made.slice.id, mask, weight, confidence_sums(prob))
 
 
 def _label(run: Run, number: int, folder: Path) -> None:
@@ -157,8 +159,14 @@ def _facts(run: Run, number: int, labels: PseudoLabels, trust: Trust) -> dict[st
         before = PseudoLabels(run.folder(number - 1) / "pseudo")  # the first of `labels`
         pairs = ((old.mask, new.mask) for old, new in zip(before, labels, strict=False))
         agreements = agreement(pairs, len(names) + 1)
+    sums = sum((item.confidence for item in labels), np.zeros((len(names) + 1, 2)))
     described = ((item.id, item.mask, item.weight) for item in labels)
-    return label_facts(described, agreements, names, trust)
+    return label_facts(described, agreements, names, trust) | {
+        "confidence": {
+            name: float(total / count) if count else None
+            for name, (total, count) in zip(names, sums[1:].tolist(), strict=True)
+        }
+    }
 
 
 def _calling(labels: Iterator[PseudoLabel], update: Callable[[], Any]) -> Iterator[PseudoLabel]:

@@ -290,7 +290,7 @@ def _row(
     scores = summarize(cases)["standard"]
     dsc = {name: scores[name]["dsc"]["mean"] for name in scores}
     dsc.setdefault(AVERAGE, dsc[names[0]])
-    lesion = sum(pixels[1:])
+    lesion, none = sum(pixels[1:]), dict.fromkeys(names)
     added, relabelled = (manifest[k] if manifest else 0 for k in ("added", "relabelled"))
     labelled = len(run.slices.training)
     return {
@@ -301,8 +301,9 @@ def _row(
         "added": added,
         "relabelled": relabelled,
         "left_out": added + relabelled - drawn,
-        "pseudo_share": manifest["share"] if manifest else dict.fromkeys(names),
-        "agreement": manifest["agreement"] if manifest else dict.fromkeys(names),
+        "pseudo_share": manifest["share"] if manifest else none,
+        "confidence": manifest.get("confidence") or none if manifest else none,
+        "agreement": manifest["agreement"] if manifest else none,
         "training_share": {name: n / lesion for name, n in zip(names, pixels[1:], strict=True)},
         "weight": dict(zip(("background", *names), weight, strict=True)),
         "weight_sum": sum(weight),

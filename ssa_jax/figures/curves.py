@@ -45,7 +45,7 @@ def training_curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> Figure
 
 
 def rounds_curves(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Figure:
-    """Draw the validation DSC, and share and agreement of the pseudo-labels, over the rounds.
+    """Draw validation DSC, and the pseudo-labels' share, confidence and agreement, over rounds.
 
     Args:
         rows: contents of `round.json` of each round, in order.
@@ -53,15 +53,16 @@ def rounds_curves(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str])
     """
     panels = {
         "validation_dsc": "validation DSC",
-        "agreement": "agreement with the round before (DSC)",
         "pseudo_share": "share of the pseudo-labels' pixels",
+        "confidence": "mean probability of their pixels",
+        "agreement": "agreement with the round before (DSC)",
     }
     figure = Figure(figsize=(3.5 * len(panels), 2.7), dpi=DPI, layout="constrained")
     for position, (field, title) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
         axes.set_title(title, fontsize=10, color=INK, loc="left")
         axes.set_xlabel("round", fontsize=8, color=QUIET)
-        names = [name for name in (*class_names, AVERAGE) if name in rows[0][field]]
+        names = [name for name in (*class_names, AVERAGE) if name in rows[0].get(field, {})]
         for name, color in zip(
             names if len(class_names) > 1 else names[:1], _CURVE_COLORS, strict=False
         ):

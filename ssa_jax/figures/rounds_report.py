@@ -16,6 +16,7 @@ COLUMNS = {
     "added": 5,
     "relabelled": 10,
     "pseudo-label share %": 20,
+    "confidence": 11,
     "agreement": 13,
     "P_c %": 11,
     "weights": 15,
@@ -132,6 +133,7 @@ def _cells(view: RoundView, names: Sequence[str]) -> list[str]:
     return [
         *(str(row[name]) for name in ("round", "slices", "added", "relabelled")),
         _joined([row["pseudo_share"][name] for name in names], 100, 2),
+        _joined([row.get("confidence", {}).get(name) for name in names], 1, 3),
         _joined([row["agreement"][name] for name in names], 1, 3),
         _joined([row["training_share"][name] for name in names], 100, 1),
         _joined(list(row["weight"].values()), 1, 2),

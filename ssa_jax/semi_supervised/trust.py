@@ -97,6 +97,21 @@ def is_doubtful(mask: np.ndarray, weight: np.ndarray) -> bool:
     return bool(lesion.any() and not weight[lesion].any())
 
 
+def confidence_sums(prob: np.ndarray) -> np.ndarray:
+    """Sum the highest probability over the pixels of each most probable class.
+
+    Args:
+        prob: `[H, W, K]` in [0, 1], background first.
+
+    Returns:
+        float64 `[K, 2]`: the sum of the probabilities, and the number of the pixels.
+    """
+    classes, labels = prob.shape[-1], most_probable(prob).ravel()
+    highest = np.max(prob, axis=-1).ravel().astype(np.float64)
+    sums = np.bincount(labels, highest, minlength=classes)
+    return np.stack([sums, np.bincount(labels, minlength=classes)], axis=-1)
+
+
 def confidence_histogram(prob: np.ndarray) -> np.ndarray:
     """Count pixels by their most probable class and its probability.
 

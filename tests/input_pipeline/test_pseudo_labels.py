@@ -22,7 +22,8 @@ def label(index):
     rng = np.random.default_rng(index)
     shape = (20 + index, 30)
     mask, weight = rng.integers(0, 3, shape), rng.integers(0, 256, shape)
-    return PseudoLabel(index, f"slice{index}", mask.astype(np.uint8), weight.astype(np.uint8))
+    sums = rng.random((3, 2))
+    return PseudoLabel(index, f"slice{index}", mask.astype(np.uint8), weight.astype(np.uint8), sums)
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,7 @@ def test_there_and_back(tmp_path):
         assert item.id == expected.id
         np.testing.assert_array_equal(item.mask, expected.mask)
         np.testing.assert_array_equal(item.weight, expected.weight)
+        np.testing.assert_array_equal(item.confidence, expected.confidence)
     assert labels[-1].index == 5
     assert [item.index for item in labels[1:3]] == [3, 11]
     assert read_manifest(folder) == {"eta": 0.5}

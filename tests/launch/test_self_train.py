@@ -176,6 +176,13 @@ def test_the_pseudo_labels_of_a_round(undisturbed):
     size = [np.sum(old == 1) + np.sum(new == 1) for old, new in both]
     agreed = manifest["agreement"]["ground-glass"]
     assert agreed == (pytest.approx(2 * sum(same) / sum(size)) if sum(size) else None)
+    sums = sum(item.confidence for item in second)
+    assert sums[:, 1].sum() == every.size  # each pixel has one most probable class
+    mean = manifest["confidence"]["ground-glass"]
+    assert mean == (pytest.approx(sums[1, 0] / sums[1, 1]) if sums[1, 1] else None)
+    with (workdir / "rounds.csv").open() as file:
+        row = list(csv.DictReader(file))[2]
+    assert row["confidence.ground-glass"] == ("" if mean is None else repr(mean))
     assert not (workdir / f"round_0{ROUNDS}" / "pseudo").exists()
 
 

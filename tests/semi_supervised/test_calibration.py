@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ssa_jax.figures.reliability import reliability_diagram
 from ssa_jax.semi_supervised.calibration import fit_temperature, reliability, suspected, tempered
 
 
@@ -30,6 +31,16 @@ def test_reliability_before_and_after():
     assert before.pixels.sum() == after.pixels.sum() == suspected(made[0]).sum()
     filled = after.pixels > 500
     np.testing.assert_allclose(after.confidence[filled], after.accuracy[filled], atol=0.05)
+
+
+def test_the_diagram_shows_what_was_measured():
+    found = reliability([overconfident(2.5, 3)])
+    accuracy, share = reliability_diagram({"before": found}).axes
+    drawn = accuracy.lines[1]
+    np.testing.assert_array_equal(drawn.get_xdata(), found.confidence)
+    np.testing.assert_array_equal(drawn.get_ydata(), found.accuracy)
+    assert drawn.get_label() == f"before, error {found.error:.3f}"
+    assert share.lines[0].get_ydata().sum() == pytest.approx(1)
 
 
 def test_tempering_divides_the_log_odds_and_keeps_the_order():

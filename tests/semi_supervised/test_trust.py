@@ -10,6 +10,7 @@ from ssa_jax.semi_supervised.trust import (
     Trust,
     class_thresholds,
     confidence_histogram,
+    confidence_sums,
     is_doubtful,
     pseudo_label,
 )
@@ -101,6 +102,11 @@ def test_pixels_count_by_their_weight():
     mask = np.array([[0, 1, 1, 2]], np.uint8)
     weight = np.array([[255, 51, 255, 0]], np.uint8)
     assert class_pixels([(mask, None), (mask, weight)], 4) == pytest.approx([2, 3.2, 1, 0])
+
+
+def test_confidence_is_summed_over_the_pixels_of_each_class():
+    sums = confidence_sums(np.concatenate([PROB, PROB]))
+    np.testing.assert_allclose(sums, [[2 * (0.97 + 0.6), 4], [2 * 0.96, 2], [2 * 0.7, 2]])
 
 
 def test_agreement_pools_all_slices():
