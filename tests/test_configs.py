@@ -8,11 +8,13 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, semiseg_parts
 from input_pipeline.augment import Augmentation
 from input_pipeline.mixing import Mixing
 from input_pipeline.slices import Slice
+from launch import cli, sweep
 from ssa_jax.experiment import data, factory
+from ssa_jax.experiment.rounds import check
 from ssa_jax.experiment.settings import Settings
 from tests.support import ROOT
 
@@ -22,6 +24,8 @@ EXPERIMENTS = sorted(
 PRESETS = [(name,) for name in EXPERIMENTS] + [
     ("covid_semiseg", "cpu"),
     ("ct_phantom_domains", "multiclass"),
+    ("semiseg_parts", "multiclass"),
+    ("semiseg_parts", "gpu"),
 ]
 
 
@@ -66,6 +70,24 @@ def test_a_configuration_describes_real_objects(preset):
     mask = np.repeat(np.arange(classes, dtype=np.uint8), 8)[None]  # as many pixels of each class
     pixels = data.pixels_of(settings, [Slice(mask, mask, None, "a", "a", None)])
     assert factory.loss_weights(settings, pixels).class_weight == (1.0,) * classes
+
+
+@pytest.mark.parametrize("preset", ["cpu", "multiclass", "gpu"])
+def test_the_parts_of_semi_supervised_training_can_be_trained(preset):
+    every = sweep.named(f"semiseg_parts:{preset}")
+    changed = {name: cli.read_settings(f"semiseg_parts:{preset}", every[name]) for name in every}
+    for settings in changed.values():
+        check(settings.replace({"train.batch_size": 64}))  # the tests have 8 devices
+    flat = {name: settings.flat() for name, settings in changed.items()}
+    # Without all parts it is the paper's loop but for eta, and no variant equals another.
+    assert flat["paper"]["self_train.low_confidence"] == "background"
+    assert flat["paper"]["self_train.eta"] == 0.95
+    assert len({json.dumps(values, sort_keys=True) for values in flat.values()}) == len(flat)
+    for part, values in semiseg_parts.PARTS.items():
+        for field in values:
+            assert flat["all"][field] != flat["paper"][field]
+            assert flat[f"all but {part}"][field] == flat["paper"][field]
+            assert flat[f"{part} alone"][field] == flat["all"][field]
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=":".join)
