@@ -47,6 +47,7 @@ def _model() -> ConfigDict:
     model = ConfigDict()
     model.encoder = "published"  # or 'torchvision', which ImageNet weights fit
     model.stage_sizes = (3, 4, 6, 3)  # residual blocks of its four stages; this is ResNet34
+    model.padding = "zeros"  # of the encoder's convolutions, or 'reflect'
     model.skip = "concat"  # the paper's skip connections (sec. 3.1.3); 'add' is the published code
     model.spatial_conv = True  # table 3's "SC"
     # Whether the head decides lesion or not first, then which (MEDPSeg); for several classes.

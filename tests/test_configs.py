@@ -90,6 +90,13 @@ def test_the_parts_of_semi_supervised_training_can_be_trained(preset):
             assert flat[f"{part} alone"][field] == flat["all"][field]
 
 
+def test_each_form_of_the_attention_loss_changes_it():
+    named = sweep.named("semiseg_attention")
+    read = [cli.read_settings("semiseg_attention", fields) for fields in named.values()]
+    assert len({(settings.attention, settings.model) for settings in read}) == len(named)
+    assert len({settings.replace({"attention": None, "model": None}) for settings in read}) == 1
+
+
 @pytest.mark.parametrize("preset", PRESETS, ids=":".join)
 def test_settings_hold_every_field_and_come_back_from_json(preset):
     config = load(*preset)

@@ -44,6 +44,7 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
         stage_sizes=tuple(model.stage_sizes),
+        padding=model.padding,
         skip=model.skip,
         spatial_conv=model.spatial_conv,
         kernel_size=model.kernel_size,

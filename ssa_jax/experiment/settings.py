@@ -44,6 +44,7 @@ class ModelSettings:
 
     encoder: str
     stage_sizes: tuple[int, ...]
+    padding: str
     skip: str
     spatial_conv: bool
     nested_classes: bool

@@ -17,13 +17,14 @@ message_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with an odd square kernel and zero padding of half its size (`ops.conv`).
+    """Convolution with an odd square kernel and padding of half its size (`ops.conv`).
 
     Attributes:
         features: output channels.
         kernel_size: k.
         stride: along both axes.
         use_bias: whether a bias is added.
+        padding: see `ops.conv.convolution`.
         dtype: type of the computation; parameters are float32.
         implementation: see `ops.conv.convolution`.
         kernel_init: initialiser of the kernel.
@@ -33,6 +34,7 @@ class Conv(nn.Module):
     kernel_size: int
     stride: int = 1
     use_bias: bool = True
+    padding: str = "zeros"
     dtype: Any = jnp.float32
     implementation: str | None = None
     kernel_init: Callable[..., Array] = he_normal
@@ -43,7 +45,9 @@ class Conv(nn.Module):
         size = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        y = convolution(x, kernel, self.stride, implementation=self.implementation)
+        y = convolution(
+            x, kernel, self.stride, padding=self.padding, implementation=self.implementation
+        )
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))

@@ -58,6 +58,7 @@ class ResNet34(nn.Module):
         dtype: type of the computation.
         conv_implementation: see `ops.conv.convolution`.
         stage_sizes: residual blocks of each of the four stages; (2, 2, 2, 2) is ResNet18.
+        padding: of the convolutions, see `ops.conv.convolution`.
     """
 
     variant: str
@@ -65,6 +66,7 @@ class ResNet34(nn.Module):
     dtype: Any = jnp.float32
     conv_implementation: str | None = None
     stage_sizes: tuple[int, ...] = STAGE_SIZES
+    padding: str = "zeros"
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array, Array]:
@@ -84,7 +86,9 @@ class ResNet34(nn.Module):
                 f"model.stage_sizes is {self.stage_sizes}; expected four numbers of 1 or more"
             )
         published = self.variant == "published"
-        conv = partial(Conv, dtype=self.dtype, implementation=self.conv_implementation)
+        conv = partial(
+            Conv, dtype=self.dtype, padding=self.padding, implementation=self.conv_implementation
+        )
         x = conv(64, 7, 2, use_bias=False, name="stem")(x)
         x = max_pool(nn.relu(self.norm(name="stem_norm")(x)))
         outputs = []

@@ -47,6 +47,7 @@ class SSANet(nn.Module):
         stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
         nested: whether the classes contain each other (a lesion, of which part is consolidation):
             the head decides one by one, see `nested_logits`; with 3 outputs or more.
+        padding: of the encoder's convolutions, see `ops.conv.convolution`.
 
     Example:
         >>> import jax
@@ -69,6 +70,7 @@ class SSANet(nn.Module):
     conv_implementation: str | None = None
     stage_sizes: tuple[int, ...] = STAGE_SIZES
     nested: bool = False
+    padding: str = "zeros"
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
@@ -95,6 +97,7 @@ class SSANet(nn.Module):
             self.dtype,
             self.conv_implementation,
             self.stage_sizes,
+            self.padding,
             name="encoder",
         )
         stages = encoder(image.astype(self.dtype))

@@ -14,29 +14,42 @@ from ssa_jax.ops import tuning
 from ssa_jax.ops.winograd import Padding, filtered
 
 IMPLEMENTATIONS = ("matmul", "xla")
+PADDINGS = ("zeros", "reflect")
 
 
 def convolution(
-    x: Array, kernel: Array, stride: int = 1, *, implementation: str | None = None
+    x: Array,
+    kernel: Array,
+    stride: int = 1,
+    *,
+    padding: str = "zeros",
+    implementation: str | None = None,
 ) -> Array:
-    """Convolve with zero padding of half the kernel's size.
+    """Convolve with padding of half the kernel's size.
 
     Args:
         x: `[B, H, W, C]`.
         kernel: `[k, k, C, F]`, k odd.
         stride: along both axes.
+        padding: 'zeros', or 'reflect' for the mirrored image.
         implementation: 'matmul' or 'xla'; None takes the backend's choice in `ops.tuning`.
 
     Returns:
         `[B, ceil(H / stride), ceil(W / stride), F]`.
 
     Raises:
-        ValueError: an unknown implementation.
+        ValueError: an unknown implementation or padding.
     """
+    if padding not in PADDINGS:
+        raise ValueError(f"padding is {padding!r}; expected one of {PADDINGS}")
     size = kernel.shape[0]
     by_matmul = _by_matmul(implementation)
     if size == 1 and by_matmul:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
+    if padding == "reflect":
+        around = (size // 2, size // 2)
+        x = jnp.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")
+        return _convolve(x, kernel, (0, 0), stride, by_matmul=by_matmul)
     return _convolve(x, kernel, (size // 2, size // 2), stride, by_matmul=by_matmul)
 
 

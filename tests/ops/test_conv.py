@@ -152,6 +152,23 @@ def test_other_convolutions_keep_the_size_or_divide_it(size, stride):
     np.testing.assert_allclose(y, np.moveaxis(expected, 2, 0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("implementation", conv.IMPLEMENTATIONS)
+def test_reflected_padding_mirrors_the_image(forms, size, stride, implementation):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 8, 10, 3)).astype(np.float32)
+    kernel = rng.standard_normal((size, size, 3, 4)).astype(np.float32)
+    around = (size // 2, size // 2)
+    mirrored = np.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, (size, size), (1, 2))
+    expected = np.einsum("bhwcij,ijcf->bhwf", windows, kernel)[:, ::stride, ::stride]
+    made = convolution(x, kernel, stride, padding="reflect", implementation=implementation)
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+    if size > 1:  # else nothing is padded
+        assert np.abs(made - convolution(x, kernel, stride)).max() > 0.1
+
+
 def test_transposed_conv_adds_its_bias_and_refuses_other_sizes():
     x = np.random.default_rng(0).standard_normal((1, 2, 2, 3), np.float32)
     kernel, bias = np.ones((3, 3, 3, 2), np.float32), np.array([1.0, -2.0], np.float32)
@@ -181,6 +198,8 @@ def test_max_pool(shift):
 
 
 def test_unknown_implementations_are_refused():
+    with pytest.raises(ValueError, match="padding is 'edge'; expected one of"):
+        convolution(np.zeros((1, 4, 4, 1)), np.zeros((3, 3, 1, 1)), padding="edge")
     x, kernel = np.ones((1, 4, 4, 2), np.float32), np.ones((3, 3, 2, 2), np.float32)
     for function in (convolution, double_resolution):
         with pytest.raises(ValueError, match="convolution implementation is 'fast'; expected"):
