@@ -11,16 +11,28 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_writes = True  # whether this process writes; of several, one does, see `leave_writing_to_others`
 LOCK = ".lock"  # with this begin the names of files that say who uses a folder
 UNFINISHED = ".unfinished"  # marks a temporary name; a killed process leaves such names behind
 MOST_BYTES = 200  # of a name that `safe_name` returns; file systems allow 255, suffix included
 UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udc7f\udd00-\udfff]')  # on any system
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")  # a byte of a name that is not UTF-8
+
+
+def leave_writing_to_others() -> None:
+    """Write no whole files from now on: another process of the same run does.
+
+    The functions here and in `tables` then return without a trace, but for `atomic_file`, with
+    which processes write parts of their own.
+    """
+    global _writes
+    _writes = False
 
 
 def temporary_name(path: Path) -> Path:
@@ -81,6 +93,10 @@ def atomic_directory(folder: Path, *, owned: Sequence[str] = ()) -> Iterator[Pat
     Raises:
         OSError: the folder cannot be written, or has an entry of the same name that is not owned.
     """
+    if not _writes:
+        with tempfile.TemporaryDirectory() as discarded:
+            yield Path(discarded)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(folder / "results")
     try:
@@ -237,6 +253,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    if not _writes:
+        return
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -251,6 +269,8 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         OSError: the file cannot be written; the error names `path`.
     """
+    if not _writes:
+        return
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:

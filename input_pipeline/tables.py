@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.files import ESCAPED, atomic_file, encodable
+from input_pipeline.files import ESCAPED, encodable, write_bytes
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is computed by a spreadsheet
 
@@ -28,9 +28,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     flat = [_flatten(row) for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
-    with atomic_file(path) as temporary:
-        lines = [_line(columns), *(_line([row.get(name) for name in columns]) for row in flat)]
-        temporary.write_bytes("".join(lines).encode("utf-8"))
+    lines = [_line(columns), *(_line([row.get(name) for name in columns]) for row in flat)]
+    write_bytes(path, "".join(lines).encode("utf-8"))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

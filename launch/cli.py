@@ -14,6 +14,7 @@ import platform
 import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -75,6 +76,7 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     import absl.logging
 
     from ssa_jax.experiment.batch import InputsFailed
+    from ssa_jax.training import distributed
     from ssa_jax.training.loop import Interrupted, TrainingDiverged
 
     for stream in (sys.stdout, sys.stderr):
@@ -88,22 +90,40 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     except (ValueError, OSError, TrainingDiverged) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        if not isinstance(error, distributed.DecidedElsewhere):
+            print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
+        _leave(USER_ERROR)
     except InputsFailed as error:
         print(f"error: {_text(error)}", file=sys.stderr)
         sys.exit(SOME_FAILED)
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        if distributed.is_main_process():
+            print(error, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)  # JAX, interrupted while it compiles, crashes at Python's shutdown
+    except Exception:
+        if not distributed.connected():
+            raise
+        traceback.print_exc()
+        _leave(1)
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; of several processes without waiting for the others, which may wait for this one."""
+    from ssa_jax.training import distributed
+
+    if distributed.connected():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def tune_cpu_allocator() -> None:
@@ -162,6 +182,47 @@ def shard(text: str) -> tuple[int, int]:
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r}; expected I/N with I from 1 to N, such as 2/8")
     return int(part), int(parts)
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of several processes that do one run together.
+
+    Args:
+        parser: of the command.
+    """
+    parser.add_argument(
+        "--distributed",
+        default="auto",
+        metavar="auto|off|HOST:PORT",
+        help="whether processes on several hosts do this together: as JAX finds out on TPU pods, "
+        "Kubernetes, Slurm and under Open MPI, not, or the address of process 0 [auto]",
+    )
+    parser.add_argument("--processes", type=positive_int, help="their number, with HOST:PORT")
+    parser.add_argument("--process", type=int, help="number of this one, from 0, with HOST:PORT")
+
+
+def start_processes(options: argparse.Namespace) -> None:
+    """Connect this process with the others of the run, and say once what was found.
+
+    All but the main process then write no whole files and print errors alone.
+
+    Args:
+        options: of a command with `add_process_flags`.
+
+    Raises:
+        ValueError: flags that do not go together.
+    """
+    from ssa_jax.training import distributed
+
+    if not distributed.start(options.distributed, options.processes, options.process):
+        return
+    if distributed.is_main_process():
+        print(distributed.described(), file=sys.stderr, flush=True)
+        return
+    from input_pipeline.files import leave_writing_to_others
+
+    leave_writing_to_others()
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> None:
@@ -234,7 +295,8 @@ def parse_with_config(
     """Read a command line that also holds `--config FILE[:PRESET]` and `--config.FIELD=VALUE`.
 
     Args:
-        parser: of the command's own flags; `--config` is added here.
+        parser: of the command's own flags; `--config` and those of several processes are added
+            here, and the processes connected.
         arguments: the command line without the program's name.
 
     Returns:
@@ -251,10 +313,12 @@ def parse_with_config(
         "covid_semiseg:cpu); --config.FIELD=VALUE changes a field, for instance "
         "--config.train.epochs=20 (configs/base.py names them all)",
     )
+    add_process_flags(parser)
     options, rest = parser.parse_known_args(arguments)
     for argument in rest:
         if not argument.startswith("--config.") or "=" not in argument:
             parser.error(f"{argument!r} is no flag; fields change by --config.FIELD=VALUE")
+    start_processes(options)
     return options, rest
 
 

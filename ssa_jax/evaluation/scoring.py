@@ -110,24 +110,34 @@ class VolumeScores:
         self._open = []
 
 
-def mean_dsc(predictions: Iterable[SlicePrediction], classes: int) -> float:
-    """Average the DSC over the slices of each class, then over the lesion classes.
-
-    Slices without the class in truth and prediction are excluded.
+def slice_dsc(predictions: Iterable[SlicePrediction], classes: int) -> list[list[float | None]]:
+    """Compute the DSC of each lesion class in each slice.
 
     Args:
         predictions: of labelled slices.
         classes: number of lesion classes.
 
     Returns:
-        The mean in [0, 1]; nan where a class is in no truth and no prediction.
+        For each slice the DSC of the classes; None where one is in neither truth nor prediction.
     """
-    scores: list[list[float]] = [[] for _ in range(classes)]
-    for prediction in predictions:
-        for index in range(classes):
-            pair = prediction.slice.mask == index + 1, prediction.labels == index + 1
-            value = dice_score(*pair)
-            if value is not None:
-                scores[index].append(value)
-    means = [float(np.mean(values)) if values else float("nan") for values in scores]
+    numbers = range(1, classes + 1)
+    return [
+        [dice_score(made.slice.mask == number, made.labels == number) for number in numbers]
+        for made in predictions
+    ]
+
+
+def mean_dsc(scores: Sequence[Sequence[float | None]], classes: int) -> float:
+    """Average the DSC over the slices of each class, then over the lesion classes.
+
+    Args:
+        scores: of each slice, see `slice_dsc`.
+        classes: number of lesion classes.
+
+    Returns:
+        The mean in [0, 1] over the defined ones; nan where a class is defined in no slice.
+    """
+    columns = [[row[k] for row in scores] for k in range(classes)]
+    known = [[value for value in column if value is not None] for column in columns]
+    means = [float(np.mean(values)) if values else float("nan") for values in known]
     return float(np.mean(means))

@@ -13,6 +13,7 @@ from input_pipeline.verified import signed, value_sha256
 from ssa_jax.experiment import data_changes, workdir
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.semi_supervised.quality import class_pixels
+from ssa_jax.training.distributed import decided
 
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", catalog.UNLABELLED
 SPLITS_FILE = "splits.json"
@@ -53,12 +54,14 @@ def build_records(
         OSError: the records cannot be written.
     """
     source = Path(settings.data.source_dir) if settings.data.source_dir else None
-    catalog.build(
-        settings.data.name,
-        source_dir=source,
-        data_dir=Path(settings.data.data_dir),
-        task=settings.data.task,
-        accept=lambda data_dir: check(settings.replace({"data.data_dir": str(data_dir)})),
+    decided(
+        lambda: catalog.build(
+            settings.data.name,
+            source_dir=source,
+            data_dir=Path(settings.data.data_dir),
+            task=settings.data.task,
+            accept=lambda data_dir: check(settings.replace({"data.data_dir": str(data_dir)})),
+        )
     )
 
 

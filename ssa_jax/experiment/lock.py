@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.files import LOCK, UNFINISHED, process_runs
-from ssa_jax.training.distributed import is_main_process
+from ssa_jax.training.distributed import decided, is_main_process
 
 BEAT_SECONDS = 30.0  # between two signs of life, the lock file's time
 SILENT_SECONDS = 600.0  # without one after which the lock of another host is taken over
@@ -36,18 +36,24 @@ def in_use(folder: Path, part: str = "", *, beside: str = "") -> Iterator[None]:
         OSError: another process holds the lock or that of another part, or it cannot be written.
     """
     if not is_main_process():
+        decided(str)  # whether the main process takes the lock
         yield
         return
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path, stop = folder / f"{LOCK}{part}", threading.Event()
-    try:
+
+    def take() -> str:
         own = _take(path)
         try:
             _refuse_others(path, beside)
         except BaseException:
             _release(path, own)
             raise
+        return own
+
+    try:
+        own = decided(take)
         beats = threading.Thread(target=_beat, args=(path, stop), daemon=True)
         beats.start()
         try:

@@ -1,29 +1,33 @@
 """Training on disk: from settings and slices to checkpoints, metrics and TensorBoard events."""
 
+import itertools
 import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import clu.parameter_overview
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from input_pipeline.files import write_json, write_text
+from input_pipeline.files import remove, write_json, write_text
 from input_pipeline.loader import Pool, teacher_iterator, train_iterator, two_pool_iterator
-from input_pipeline.slices import Slice
-from ssa_jax.evaluation.scoring import mean_dsc
+from input_pipeline.slices import Slice, Subset
+from ssa_jax.evaluation.scoring import mean_dsc, slice_dsc
 from ssa_jax.experiment import data, factory, pools
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.lock import in_use
-from ssa_jax.experiment.network import compile_network
+from ssa_jax.experiment.network import Network, compile_network
 from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.provenance import keep_saved, keep_training, says_saved
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
+from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process
 from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import MetricWriter, log_sha256, require_log
@@ -156,20 +160,23 @@ def train_on(
     start = int(state.step)
     total = _require_epochs(settings, workdir, start, steps_per_epoch)
     says_saved(workdir)  # raises for a damaged note, before anything is written
+    barrier("nothing is refused any more")
     commit()
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training) + len(others))
     network = compile_network(settings)
+    main = is_main_process()
     with (
-        MetricWriter(workdir, resume_step=start) as writer,
-        progress(total, initial=start, quiet=quiet, what=what) as bar,
+        MetricWriter(workdir, resume_step=start) if main else nullcontext() as writer,
+        progress(total, initial=start, quiet=quiet or not main, what=what) as bar,
         _stop_flag() as stop_requested,
         _marking_divergence(workdir),
     ):
 
         def report(step: int, values: dict[str, float]) -> None:
             update = step // settings.optim.accumulate_steps
-            writer.write(step, values | {"learning_rate": float(schedule(update))})
+            if writer is not None:
+                writer.write(step, values | {"learning_rate": float(schedule(update))})
             if "validation/dsc" in values:
                 bar.set_postfix_str(f"validation DSC {values['validation/dsc']:.3f}")
 
@@ -181,16 +188,26 @@ def train_on(
             epochs=settings.train.epochs,
             steps_per_epoch=steps_per_epoch,
             validate_every=settings.train.validate_every,
-            validate=lambda current: mean_dsc(
-                network(current).predict(validation), len(settings.class_names)
-            ),
+            validate=lambda current: _validation_dsc(network(current), validation),
             resumed=resumed,
-            facts=lambda: {"log": log_sha256(workdir, total), "validated_on": validated_on},
+            facts=lambda: {
+                "log": decided(lambda: log_sha256(workdir, total)),
+                "validated_on": validated_on,
+            },
             report=report,
             ticks=lambda step: bar.update(step - bar.n),
             stop_requested=stop_requested,
             saved=lambda: keep_saved(workdir),
         )
+
+
+def _validation_dsc(network: Network, slices: Sequence[Slice]) -> float:
+    """Return the mean DSC over the validation slices, of which each process predicts a part."""
+    parts = np.array_split(np.arange(len(slices)), jax.process_count())
+    mine = Subset(slices, parts[jax.process_index()].tolist())
+    classes = len(network.class_names)
+    scores = itertools.chain.from_iterable(gathered(slice_dsc(network.predict(mine), classes)))
+    return mean_dsc(list(scores), classes)
 
 
 def _require_epochs(settings: Settings, workdir: Path, start: int, steps_per_epoch: int) -> int:
@@ -239,9 +256,9 @@ def _marking_divergence(workdir: Path) -> Iterator[None]:
         write_json(path, {"step": error.step, "what": str(error)})
         raise
     except Interrupted:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
-    path.unlink(missing_ok=True)
+    remove(path)
 
 
 def make_step(
@@ -367,11 +384,15 @@ def _write_overview(workdir: Path, variables: Variables) -> None:
 
 
 @contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGTERM or Ctrl-C was received.
+def _stop_flag() -> Iterator[Callable[[int], bool]]:
+    """Yield a function that returns whether SIGTERM or Ctrl-C was received, given the step.
 
-    A second Ctrl-C interrupts at once.
+    A second Ctrl-C interrupts at once. With several processes, JAX watches for SIGTERM, and all of
+    them stop after the same step, whichever received it.
     """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
     received: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -384,7 +405,7 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
     for number in before:
         signal.signal(number, handle)
     try:
-        yield lambda: bool(received)
+        yield lambda step: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

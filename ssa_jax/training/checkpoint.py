@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ssa_jax.training.distributed import barrier, is_main_process
+from ssa_jax.training.distributed import barrier, decided, is_main_process
 from ssa_jax.training.state import TrainState, Variables, weights_sha256
 
 WHICH = ("best", "last")
@@ -60,7 +60,7 @@ class Checkpoints:
     @property
     def last_step(self) -> int | None:
         """Step of the last saved state, or None if there is none."""
-        return max(self._steps("last"), default=None)
+        return max(decided(lambda: self._steps("last")), default=None)
 
     def save_last(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Save the state of a training, in place of damaged ones that were passed over.
@@ -97,7 +97,7 @@ class Checkpoints:
             FileNotFoundError: there is none.
         """
         errors: list[Damaged] = []
-        for step in reversed(self._steps("last")):
+        for step in reversed(decided(lambda: self._steps("last"))):
             try:
                 state, progress = self._restore_state(step, like)
             except Damaged as error:
@@ -119,10 +119,10 @@ class Checkpoints:
         Raises:
             OSError: the disk has no room for it; nothing was written.
         """
-        if step in self._steps("best"):  # a resumed training repeats steps
+        if decided(lambda: step in self._steps("best")):  # a resumed training repeats steps
             try:
                 there, _ = self.restore_variables("best", variables)
-                if weights_sha256(there) == weights_sha256(variables):
+                if decided(lambda: weights_sha256(there) == weights_sha256(variables)):
                     return
             except Damaged:
                 pass
@@ -148,7 +148,7 @@ class Checkpoints:
         """
         if which not in WHICH:
             raise ValueError(f"checkpoint is {which!r}; expected one of {WHICH}")
-        step = max(self._steps(which), default=None)
+        step = max(decided(lambda: self._steps(which)), default=None)
         if step is None:
             raise self.absent(which)
         if which == "best":
@@ -183,10 +183,14 @@ class Checkpoints:
     def _save(self, which: str, step: int, items: dict[str, Any], size: int) -> None:
         """Save the items of a checkpoint, in place of damaged ones and those of later steps."""
         folder = self._folders[which]
-        folder.mkdir(parents=True, exist_ok=True)
-        _require_space(folder, size)
         unfinished = folder.with_name(UNFINISHED)
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+
+        def make_room() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _require_space(folder, size)
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+
+        decided(make_room)
         with _checkpointer() as checkpointer:
             checkpointer.save(unfinished / str(step), args=ocp.args.Composite(**items))
         if is_main_process():
@@ -212,8 +216,7 @@ class Checkpoints:
     ) -> dict[str, Any]:
         """Check and read items of a checkpoint; the item `name` is to have the shapes of `like`."""
         folder = self._folders[which]
-        checked = (folder / str(step) / HASHES).exists()
-        reason = _difference(folder / str(step), step) if checked else ""
+        checked, reason = decided(lambda: _checked(folder / str(step), step))
         if reason:
             raise self._refused(which, step, f"is damaged ({reason})")
         try:
@@ -296,6 +299,12 @@ def _file_hashes(folder: Path) -> dict[str, str]:
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked(folder: Path, step: int) -> tuple[bool, str]:
+    """Say whether a checkpoint has hashes, and how it differs from them; '' if it does not."""
+    checked = (folder / HASHES).exists()
+    return checked, _difference(folder, step) if checked else ""
 
 
 def _difference(folder: Path, step: int) -> str:

@@ -127,7 +127,7 @@ def fit(
     facts: Callable[[], dict[str, Any]],
     report: Callable[[int, dict[str, float]], None],
     ticks: Callable[[int], Any],
-    stop_requested: Callable[[], bool],
+    stop_requested: Callable[[int], bool],
     saved: Callable[[], Any] = lambda: None,
 ) -> TrainState:
     """Train to the end.
@@ -140,12 +140,14 @@ def fit(
         epochs: length of the training.
         steps_per_epoch: steps between two reports.
         validate_every: epochs between two validations and checkpoints.
-        validate: returns the validation DSC of variables on the host, nan where it is undefined.
+        validate: returns the validation DSC of variables on the host, nan where it is undefined;
+            the same in all processes.
         resumed: the progress that the checkpoint holds; None to start.
         facts: returns more to save with each checkpoint, JSON values.
         report: called with (step, values by name) after each epoch.
         ticks: called with the step's number after each step (a progress bar).
-        stop_requested: called after each step; True ends the training.
+        stop_requested: called with the step's number after each step; True ends the training, in
+            all processes at the same step.
         saved: called after each checkpoint of the state.
 
     Returns:
@@ -189,7 +191,7 @@ def fit(
             report(step, values | {"epoch": float(epoch)})
             if due:
                 save()
-        if stop_requested():
+        if stop_requested(step):
             meter.flush()
             save()
             raise Interrupted(f"Stopped at step {step}; the same command resumes from there.")

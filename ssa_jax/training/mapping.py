@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssa_jax.ops.tuning import block_on_cpu
+from ssa_jax.training.distributed import barrier
 from ssa_jax.training.state import TrainState
 from ssa_jax.training.step import AXIS, Batch, Step
 
@@ -63,13 +64,32 @@ def _pmap_step(step: Step) -> MappedStep:
     copies = jax.pmap(lambda _, state: state, axis_name=AXIS, in_axes=(0, None))
     spread = jax.pmap(lambda batch: batch, axis_name=AXIS)
     return MappedStep(
-        step=jax.pmap(step, axis_name=AXIS, donate_argnums=0),
+        step=_compiled_together(jax.pmap(step, axis_name=AXIS, donate_argnums=0)),
         place_state=lambda state: copies(np.zeros(local), state),
         place_batch=lambda batch: block_on_cpu(
             spread({k: x.reshape(local, len(x) // local, *x.shape[1:]) for k, x in batch.items()})
         ),
         fetch=lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree),
     )
+
+
+def _compiled_together(step: Any) -> Step:
+    """Have several processes wait for each other's compilation before the first step.
+
+    The first collective operation waits half a minute for the others, and one process may find in
+    the compilation cache what another has to compile for minutes.
+    """
+    if jax.process_count() == 1:
+        return step
+    compiled: list[Any] = []
+
+    def run(state: TrainState, batch: Batch) -> Any:
+        if not compiled:
+            compiled.append(step.lower(state, batch).compile())  # JAX keeps it for the call below
+            barrier("step compiled")
+        return step(state, batch)
+
+    return run
 
 
 def _shard_map_step(step: Step) -> MappedStep:
@@ -80,7 +100,7 @@ def _shard_map_step(step: Step) -> MappedStep:
     )
     split = NamedSharding(mesh, shared)
     return MappedStep(
-        step=jax.jit(mapped, donate_argnums=0),
+        step=_compiled_together(jax.jit(mapped, donate_argnums=0)),
         # A copy, because the donation would delete the caller's arrays.
         place_state=lambda state: jax.device_put(
             jax.tree.map(np.array, state), NamedSharding(mesh, whole)

@@ -150,7 +150,7 @@ def stopped_at(step: int) -> Iterator[None]:
 
     @contextmanager
     def flag():
-        yield lambda: seen.append(None) or len(seen) == step
+        yield lambda _: seen.append(None) or len(seen) == step
 
     with mock.patch.object(training, "_stop_flag", flag):
         yield

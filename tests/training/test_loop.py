@@ -70,7 +70,7 @@ class Run:
             facts=dict,
             report=lambda step, values: self.reports.append((step, values)),
             ticks=self.ticks.append,
-            stop_requested=lambda: bool(self.ticks) and self.ticks[-1] == stop_at,
+            stop_requested=lambda step: bool(self.ticks) and self.ticks[-1] == stop_at,
         )
 
     def _validate(self, variables):
