@@ -109,6 +109,8 @@ def _train() -> ConfigDict:
     # Whether the moving average labels an unlabelled slice for each labelled one in every step, by
     # self_train.eta, pseudo_weight, pseudo_ramp_epochs, strong_intensity and mixing.cutmix.
     train.consistency = False
+    # Configuration whose network, trained first unless that is done, gives the initial weights.
+    train.pretrain = ""
     train.init_from = ""  # workdir whose best network gives the initial weights; '' draws them
     return train
 

@@ -16,7 +16,10 @@ from input_pipeline.datasets.covid_semiseg import CovidSemiseg
 from input_pipeline.datasets.ct_phantom import patients
 from input_pipeline.datasets.ct_phantom.builder import CtPhantom
 from input_pipeline.datasets.ct_phantom_domains import patients as domain_patients
-from input_pipeline.datasets.ct_phantom_domains.builder import CtPhantomDomains
+from input_pipeline.datasets.ct_phantom_domains.builder import (
+    CtPhantomDomains,
+    CtPhantomPretraining,
+)
 from input_pipeline.datasets.folder import Folder
 from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
@@ -115,6 +118,14 @@ DATASETS = {
         CtPhantomDomains,
         None,
         made_from=domain_patients.made_from,
+    ),
+    "ct_phantom_pretraining": DatasetInfo(
+        "uint8",
+        True,
+        BOTH_TASKS,
+        CtPhantomPretraining,
+        None,
+        made_from=domain_patients.pretraining_made_from,
     ),
 }
 

@@ -23,7 +23,7 @@ from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import compile_network
 from ssa_jax.experiment.run import Observer, Row, Run, manifest_of, read_row, timed
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.experiment.training import check_start, initial_variables, steps_of, train_on
+from ssa_jax.experiment.training import check_start, start_variables, steps_of, train_on
 from ssa_jax.semi_supervised.schedule import best_round, check_rounds, run_rounds
 from ssa_jax.semi_supervised.trust import is_doubtful
 from ssa_jax.training.distributed import barrier, is_main_process
@@ -267,7 +267,7 @@ def _start(run: Run, number: int) -> Variables:
     """Return the variables that a round starts from."""
     if number > 1 and run.settings.self_train.warm_start:
         return run.variables(number - 1)[0]
-    return initial_variables(run.settings)
+    return start_variables(run.settings, quiet=run.quiet)
 
 
 def _row(

@@ -99,6 +99,7 @@ class TrainSettings:
     validate_every: int
     mapping: str
     consistency: bool
+    pretrain: str
     init_from: str
 
 

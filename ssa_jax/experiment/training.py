@@ -21,6 +21,7 @@ from input_pipeline.slices import Slice, Subset
 from ssa_jax.evaluation.scoring import mean_dsc, slice_dsc
 from ssa_jax.experiment import data, factory, pools
 from ssa_jax.experiment import workdir as workdirs
+from ssa_jax.experiment.initial import check_initial, initial_variables
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import Network, compile_network
 from ssa_jax.experiment.progress import progress
@@ -33,6 +34,8 @@ from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import MetricWriter, log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, LossWeights, Step, make_train_step
+
+PRETRAINED = "pretrained.json"  # in the workdir of a pretraining that is done
 
 
 def train(
@@ -105,7 +108,7 @@ def train_in(
             plan.validation,
             others=_unlabelled(settings, plan),
             losses=factory.loss_weights(settings, _pixels(settings, plan.training)),
-            variables=initial_variables(settings),
+            variables=start_variables(settings, quiet=quiet),
             validated_on=plan.validated_on,
             commit=commit,
             quiet=quiet,
@@ -304,27 +307,35 @@ def check_start(settings: Settings, slices: int) -> None:
         slices: number of its training slices.
 
     Raises:
-        ValueError: a warm-up as long as the training, or `train.init_from` is of another network.
+        ValueError: a warm-up as long as the training, or as `initial.check_initial`.
         FileNotFoundError: the workdir `train.init_from` has no network.
     """
     factory.optimizer(settings, steps_of(settings, slices))
-    if settings.train.init_from:
-        initial_variables(settings)
+    check_initial(settings)
 
 
-def initial_variables(settings: Settings) -> Variables:
-    """Draw fresh variables, or read those of `train.init_from`.
+def start_variables(settings: Settings, *, quiet: bool) -> Variables:
+    """Return the variables that a training starts from; those to be pretrained are trained first.
 
     Args:
         settings: of the network and the training.
+        quiet: show no progress.
 
     Raises:
-        FileNotFoundError: the workdir `train.init_from` has no network.
-        ValueError: its network has other parameters.
+        As `initial.initial_variables` and `train`.
     """
-    if not settings.train.init_from:
-        return factory.fresh_variables(settings)
-    return workdirs.trained_variables(settings, Path(settings.train.init_from), "best")[0]
+    return initial_variables(settings, partial(_pretrain, quiet=quiet))
+
+
+def _pretrain(settings: Settings, folder: Path, *, quiet: bool) -> None:
+    """Train a network to start from, unless that is done."""
+    path = folder / PRETRAINED
+    if decided(path.exists):
+        return
+    if is_main_process():
+        print(f"{folder}: pretraining", file=sys.stderr, flush=True)
+    state = train_in(settings, folder, quiet=quiet)
+    write_json(path, {"step": int(state.step)})
 
 
 def _unlabelled(settings: Settings, plan: data.Plan) -> Sequence[Slice]:

@@ -39,8 +39,18 @@ class CtPhantomDomains(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, object]]]:
         number = 0
-        for index in range(len(patients.SPLITS[split])):
+        for index in range(len((patients.SPLITS | patients.PRETRAINING_SPLIT)[split])):
             for item in patients.make_patient(split, index):
                 names = ("image", "mask", "lung", "id", "patient")
                 yield number, {name: getattr(item, name) for name in names}
                 number += 1
+
+
+class CtPhantomPretraining(CtPhantomDomains):
+    """Labelled slices of many patients of the labelled domain, to pretrain a network on."""
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, object]]]]:
+        del dl_manager
+        return {"train": self._generate_examples(patients.PRETRAINING)}

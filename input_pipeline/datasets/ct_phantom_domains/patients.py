@@ -61,8 +61,11 @@ SPLITS = {
     "test": [(LABELLED, 1)] * 48,
     "unlabelled": [(BRIGHT, n) for n in COUNTS_BRIGHT] + [(SIMILAR, n) for n in COUNTS_SIMILAR],
 }
+PRETRAINING = "pretraining"  # labelled slices of many other patients, a data set of its own
+PRETRAINING_SPLIT = {PRETRAINING: [(LABELLED, 1)] * 600}
 # Share of the lungs that lesions fill: median, standard deviation of its logarithm, and bounds.
 BURDEN = {"train": (0.17, 1.1), "test": (0.17, 1.1), "unlabelled": (0.025, 1.0)}
+PRETRAINING_BURDEN = BURDEN["train"]
 LEAST_BURDEN, MOST_BURDEN = 0.004, 0.6
 HIGHEST, LOWEST = 0.12, 0.85  # levels between which slices lie
 PARENCHYMA = 35.0  # HU, standard deviation of the fine texture of the lung
@@ -95,7 +98,7 @@ class _Patient:
 def _draw_patient(domain: Domain, split: str, rng: np.random.Generator) -> _Patient:
     """Draw body, look, lesions, their densities, vessels and textures, in this order."""
     body, look = draw_look(domain, draw_anatomy(rng), rng)
-    median, deviation = BURDEN[split]
+    median, deviation = PRETRAINING_BURDEN if split == PRETRAINING else BURDEN[split]
     burden = float(np.clip(median * math.exp(deviation * rng.normal()), LEAST_BURDEN, MOST_BURDEN))
     solid_share = rng.beta(0.8, 1.1) if rng.random() > 0.2 else 0.0
     lesions = draw_lesions(body, rng, burden, solid_share)
@@ -183,11 +186,17 @@ def made_from() -> list[Any]:
     return [SEED, SIZE, splits, BURDEN]
 
 
+def pretraining_made_from() -> list[Any]:
+    """Return what the slices to pretrain on depend on, as `made_from`."""
+    of = [(asdict(domain), n) for domain, n in PRETRAINING_SPLIT[PRETRAINING]]
+    return [SEED, SIZE, of, PRETRAINING_BURDEN]
+
+
 def make_patient(split: str, index: int, *, seed: int = SEED) -> list[Slice]:
     """Generate all slices of one patient; the same seed, split and index give the same slices.
 
     Args:
-        split: a key of `SPLITS`.
+        split: a key of `SPLITS`, or `PRETRAINING`.
         index: number of the patient in the split, 0 or more.
         seed: seed of the data set.
 
@@ -195,8 +204,9 @@ def make_patient(split: str, index: int, *, seed: int = SEED) -> list[Slice]:
         Slices from apex to base, with image uint8 grey values, mask uint8 (0, 1, 2) and lung uint8
         (0, 1), all `[H, W]` of a size of their own.
     """
-    rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
-    domain, count = SPLITS[split][index]
+    splits = SPLITS | PRETRAINING_SPLIT
+    rng = np.random.default_rng([seed, list(splits).index(split), index])
+    domain, count = splits[split][index]
     patient = _draw_patient(domain, split, rng)
     name = f"{split}{index:03d}"
     return [
