@@ -295,8 +295,8 @@ def parse_with_config(
     """Read a command line that also holds `--config FILE[:PRESET]` and `--config.FIELD=VALUE`.
 
     Args:
-        parser: of the command's own flags; `--config` and those of several processes are added
-            here, and the processes connected.
+        parser: of the command's own flags; `--config` is added here. With `add_process_flags` the
+            processes are connected.
         arguments: the command line without the program's name.
 
     Returns:
@@ -313,12 +313,12 @@ def parse_with_config(
         "covid_semiseg:cpu); --config.FIELD=VALUE changes a field, for instance "
         "--config.train.epochs=20 (configs/base.py names them all)",
     )
-    add_process_flags(parser)
     options, rest = parser.parse_known_args(arguments)
     for argument in rest:
         if not argument.startswith("--config.") or "=" not in argument:
             parser.error(f"{argument!r} is no flag; fields change by --config.FIELD=VALUE")
-    start_processes(options)
+    if "distributed" in options:
+        start_processes(options)
     return options, rest
 
 

@@ -3,7 +3,8 @@
 Fields change on the command line: `--config.train.epochs=20`. Interrupted (Ctrl-C, SIGTERM, power),
 the same command resumes from the last checkpoint and ends with the same bits. A training that is
 over goes on with a larger `--config.train.epochs`, by the learning-rate schedule of that length;
-one whose loss was not finite, with a lower `--config.optim.learning_rate`.
+one whose loss was not finite, with a lower `--config.optim.learning_rate`. Started on several
+hosts (`srun`, TPU pods, or --distributed HOST:PORT), it trains one network with all of them.
 """
 
 import sys
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> None:
         action="store_true",
         help="go on with slices that were added, gone or changed since the training began",
     )
+    cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
     state = train(

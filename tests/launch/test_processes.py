@@ -60,10 +60,7 @@ def test_sigterm_to_one_process_stops_all_after_one_step_and_they_resume(source,
     workdir, whole = tmp_path / "W", tmp_path / "whole"
     long = {"train.epochs": 150, "train.validate_every": 150}
     started = processes.start("train", given(source, workdir, **long), processes=2, devices=1)
-    log = workdir / "metrics.csv"
-    while not log.exists() or log.read_text().count("\n") < 20:
-        assert started[0].poll() is None, started[0].communicate()
-        time.sleep(0.05)
+    wait_for_log(workdir, started)
     started[1].send_signal(signal.SIGTERM)
     stopped = processes.ended(started)
     assert [one.status for one in stopped] == [130, 130], stopped
@@ -74,6 +71,24 @@ def test_sigterm_to_one_process_stops_all_after_one_step_and_they_resume(source,
     other = processes.run("train", given(source, whole, **long), processes=2, devices=1)
     assert [one.status for one in other] == [0, 0], other
     assert (workdir / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_a_process_that_is_killed_ends_the_other(source, tmp_path):
+    workdir = tmp_path / "W"
+    started = processes.start(
+        "train", given(source, workdir, **{"train.epochs": 9000}), processes=2, devices=1
+    )
+    wait_for_log(workdir, started)
+    started[1].kill()
+    assert started[0].wait(timeout=90) != 0
+    processes.ended(started)
+
+
+def wait_for_log(workdir: Path, started: list) -> None:
+    log = workdir / "metrics.csv"
+    while not log.exists() or log.read_text().count("\n") < 20:
+        assert started[0].poll() is None, started[0].communicate()
+        time.sleep(0.05)
 
 
 def test_what_the_main_process_refuses_ends_all_and_is_printed_once(source, alone):
