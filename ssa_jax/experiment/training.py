@@ -169,6 +169,9 @@ def train_on(
     keep_training(workdir, settings, slices=len(training) + len(others))
     network = compile_network(settings)
     main = is_main_process()
+    if main and not quiet and start < total:
+        begins = f"going on from step {start} of {total}" if start else f"{total} steps"
+        print(f"{workdir}: {begins}; the first is being compiled", file=sys.stderr, flush=True)
     with (
         MetricWriter(workdir, resume_step=start) if main else nullcontext() as writer,
         progress(total, initial=start, quiet=quiet or not main, what=what) as bar,

@@ -21,9 +21,9 @@ FIELDS = {"train.pretrain": "phantom_pretraining", "optim.learning_rate": 0.0}
 
 @pytest.fixture
 def source(tmp_path, monkeypatch) -> Path:
-    """Slices to train on; there are ten to pretrain on, for one epoch."""
+    """Slices to train on; there are ten to pretrain on, for two steps."""
     small = phantom_pretraining.get_config()
-    small.train.batch_size, small.train.epochs, small.train.validate_every = 8, 1, 1
+    small.train.batch_size, small.train.epochs, small.train.validate_every = 8, 2, 2
     small.data.validation_slices = 2
     small.optim.warmup_epochs = 0.0
     monkeypatch.setattr(phantom_pretraining, "get_config", lambda: small)
@@ -58,7 +58,7 @@ def test_a_training_starts_from_the_pretrained_network(source, tmp_path):
         np.testing.assert_allclose(ours, pretrained, rtol=1e-5, atol=1e-9)
         assert not np.allclose(ours, fresh, rtol=1e-4, atol=1e-6)
     settings = workdirs.load_settings(folder)
-    assert (settings.data.image_size, settings.train.epochs) == (32, 1)
+    assert (settings.data.image_size, settings.train.epochs) == (32, 2)
 
 
 def test_stopped_while_it_pretrains_it_ends_with_the_same_bits(source, tmp_path):
@@ -70,7 +70,12 @@ def test_stopped_while_it_pretrains_it_ends_with_the_same_bits(source, tmp_path)
         with stopped_at(1):
             assert run(train.main, arguments(source, tmp_path / "W", **fields)).status != 0
         assert not (tmp_path / "W/checkpoints").exists()
-        assert run(train.main, arguments(source, tmp_path / "W", **fields)).status == 0
+        given = arguments(source, tmp_path / "W", **fields)
+        given.remove("--quiet")
+        ended = run(train.main, given)
+        assert ended.status == 0, ended.errors
+    assert ": going on from step 1 of 2; the first is being compiled\n" in ended.errors
+    assert f"{tmp_path / 'W'}: 6 steps; the first is being compiled\n" in ended.errors
     log = (tmp_path / "whole/metrics.csv").read_bytes()
     assert (tmp_path / "W/metrics.csv").read_bytes() == log
 
