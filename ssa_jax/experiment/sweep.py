@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from input_pipeline.files import safe_name
 from ssa_jax.experiment import data
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.comparison import compare_tables
@@ -74,17 +75,29 @@ def sweep(
     return compared
 
 
+def folder_of(workdir: Path, name: str) -> Path:
+    """Return the workdir of a variant, within that of the sweep whatever its values are.
+
+    Args:
+        workdir: of the sweep.
+        name: of the variant.
+    """
+    return workdir / safe_name(name)
+
+
 def _in_folds(
     variants: Variants, workdir: Path, *, folds: int, rounds: bool, quiet: bool
 ) -> Iterator[tuple[str, Path]]:
     """Run each fold of every variant before the next fold; yield what was done and its scores."""
     parts = {
-        name: open_folds(settings, workdir / name, folds=folds, scheme="usual", rounds=rounds)
+        name: open_folds(
+            settings, folder_of(workdir, name), folds=folds, scheme="usual", rounds=rounds
+        )
         for name, settings in variants.items()
     }
     for number in range(1, folds + 1):
         for name, settings in variants.items():
-            folder = workdir / name
+            folder = folder_of(workdir, name)
             with in_use(folder):
                 fold = folder / f"fold_{number}"
                 out = run_fold(settings, fold, parts[name][number - 1], rounds=rounds, quiet=quiet)
@@ -106,7 +119,7 @@ def _once(
 ) -> Iterator[tuple[str, Path]]:
     """Train each variant, and score it on the validation slices, unless that is done."""
     for name, settings in variants.items():
-        folder = workdir / name
+        folder = folder_of(workdir, name)
         out = scores_of_fold(folder)
         workdirs.changed_settings(settings, folder)
         if not (out / "metrics.json").exists():
@@ -121,7 +134,7 @@ def _compare(variants: Variants, workdir: Path, folds: int) -> dict[str, Any] | 
     """Compare what is done so far with the first variant, in the cases that all of it has."""
     tables: dict[str, list[Path]] = {}
     for name in variants:
-        folder = workdir / name
+        folder = folder_of(workdir, name)
         parts = [folder / f"fold_{number}" for number in range(1, folds + 1)] if folds else [folder]
         scores = [scores_of_fold(part) for part in parts]
         done = [out for out in scores if (out / "metrics.json").exists()]

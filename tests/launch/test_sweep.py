@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch import sweep
+from ssa_jax.experiment.sweep import folder_of
 from tests.support.small_training import arguments, run, stand_in, stopped_at, tree, write_source
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,12 @@ def test_a_grid_names_every_combination():
     assert made["seed=1 kernel_size=5"] == ["--config.seed=1", "--config.model.kernel_size=5"]
     both = sweep.combinations(["loss.dice=0,1", "other.dice=2"])
     assert list(both) == ["loss.dice=0 other.dice=2", "loss.dice=1 other.dice=2"]
+
+
+def test_a_variant_has_one_folder_within_that_of_the_sweep(tmp_path):
+    for name in ("data_dir=../a/b", "/a", "seed=0 kernel_size=5"):
+        assert folder_of(tmp_path, name).parent == tmp_path
+    assert folder_of(tmp_path, "seed=0 kernel_size=5").name == "seed=0 kernel_size=5"
 
 
 @pytest.mark.parametrize("grid", [["seed"], ["seed=0,0"], ["seed=0,"], ["seed=0", "seed=1"]])
