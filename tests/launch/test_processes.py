@@ -58,7 +58,7 @@ def test_two_processes_train_as_one(source, alone, tmp_path, mapping):
 
 def test_sigterm_to_one_process_stops_all_after_one_step_and_they_resume(source, tmp_path):
     workdir, whole = tmp_path / "W", tmp_path / "whole"
-    long = {"train.epochs": 150, "train.validate_every": 150}
+    long = {"train.epochs": 60, "train.validate_every": 60}
     started = processes.start("train", given(source, workdir, **long), processes=2, devices=1)
     wait_for_log(workdir, started)
     started[1].send_signal(signal.SIGTERM)
@@ -86,7 +86,7 @@ def test_a_process_that_is_killed_ends_the_other(source, tmp_path):
 
 def wait_for_log(workdir: Path, started: list) -> None:
     log = workdir / "metrics.csv"
-    while not log.exists() or log.read_text().count("\n") < 20:
+    while not log.exists() or log.read_text().count("\n") < 6:
         assert started[0].poll() is None, started[0].communicate()
         time.sleep(0.05)
 
