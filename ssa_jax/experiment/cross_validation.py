@@ -58,6 +58,7 @@ def cross_validate(
     """
     with in_use(workdir):
         chosen = open_folds(settings, workdir, folds=folds, scheme=scheme, rounds=rounds)
+        workdirs.keep_compiled(workdir)
         rows: list[CaseRow] = []
         for number, parts in enumerate(chosen, start=1):
             out = run_fold(settings, workdir / f"fold_{number}", parts, rounds=rounds, quiet=quiet)

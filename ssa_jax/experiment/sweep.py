@@ -67,6 +67,7 @@ def sweep(
     name, beside = (f"-{part}-of-{parts}", f"-*-of-{parts}") if parts > 1 else ("", "")
     compared = None
     with in_use(workdir, name, beside=beside):
+        workdirs.keep_compiled(workdir)
         run = partial(_in_folds, folds=folds) if folds else _once
         for what, out in run(mine, workdir, rounds=rounds, quiet=quiet):
             if parts == 1:
