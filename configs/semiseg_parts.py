@@ -1,10 +1,11 @@
 """The parts of semi-supervised training on COVID-SemiSeg: added alone, and left out of all."""
 
+from operator import attrgetter
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import self_train_semiseg
+from configs import base, self_train_semiseg
 
 PARTS: dict[str, dict[str, Any]] = {
     "ignore": {"self_train.low_confidence": "ignore"},
@@ -15,14 +16,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "amplitude": {"mixing.amplitude": 0.3},
     "class_thresholds": {"self_train.adaptive_share": 0.5},
 }
+DEFAULTS = base.get_config()
 OFF: dict[str, Any] = {
-    "self_train.low_confidence": "background",
-    "self_train.labelled_share": 0.0,
-    "self_train.strong_intensity": 1.0,
-    "mixing.cutmix": 0.0,
-    "mixing.copy_paste": 0.0,
-    "mixing.amplitude": 0.0,
-    "self_train.adaptive_share": 0.0,
+    field: attrgetter(field)(DEFAULTS) for part in PARTS.values() for field in part
 }
 NEEDS = {"strong": "share"}  # a part that is read with another one alone
 TASKS = {"cpu": "binary", "multiclass": "multiclass", "gpu": "binary"}
@@ -88,11 +84,10 @@ def get_variants(preset: str = "cpu") -> dict[str, dict[str, Any]]:
         "self_train.max_rounds": 1,
         "self_train.pseudo_ramp_epochs": 20.0,
     }
-    kept = {"self_train.strong_intensity": 1.5, "mixing.cutmix": 0.5}
     variants: dict[str, dict[str, Any]] = {
         "supervised": OFF | {"self_train.max_rounds": 1},
         "all": {},
-        "online": OFF | kept | online,
+        "online": OFF | PARTS["strong"] | PARTS["cutmix"] | online,
         "paper": OFF | {"self_train.eta": 0.95},
         "supervised, mixed": OFF
         | PARTS["cutmix"]

@@ -59,14 +59,29 @@ def cross_validate(
     with in_use(workdir):
         chosen = open_folds(settings, workdir, folds=folds, scheme=scheme, rounds=rounds)
         workdirs.keep_compiled(workdir)
-        rows: list[CaseRow] = []
         for number, parts in enumerate(chosen, start=1):
             out = run_fold(settings, workdir / f"fold_{number}", parts, rounds=rounds, quiet=quiet)
             echo(f"fold {number} of {folds}: {out}")
-            rows += read_rows(out, f"fold_{number}/")
-        summary = summarize(rows) | {"scheme": scheme, "folds": folds}
-        write_table(workdir / "cases.csv", rows)
-        write_json(workdir / "metrics.json", summary)
+        return summarize_folds(workdir, folds=folds, scheme=scheme)
+
+
+def summarize_folds(workdir: Path, *, folds: int, scheme: str) -> dict[str, Any]:
+    """Write the table and the summary of all folds, which are done, and return the summary.
+
+    Args:
+        workdir: folder for all folds.
+        folds: number of parts.
+        scheme: of the folds.
+
+    Raises:
+        ValueError, OSError: as `cross_validate`.
+    """
+    rows: list[CaseRow] = []
+    for number in range(1, folds + 1):
+        rows += read_rows(scores_of_fold(workdir / f"fold_{number}"), f"fold_{number}/")
+    summary = summarize(rows) | {"scheme": scheme, "folds": folds}
+    write_table(workdir / "cases.csv", rows)
+    write_json(workdir / "metrics.json", summary)
     return summary
 
 
@@ -125,7 +140,7 @@ def run_fold(
     if splits.load_split(path) != tuple(parts):
         raise ValueError(f"{path}: another split than this fold's; {MEND}")
     out = scores_of_fold(fold)
-    if not (out / "metrics.json").exists():
+    if not is_scored(fold):
         try:
             network = train_network(settings, fold, rounds=rounds, quiet=quiet)
         except TrainingDiverged as error:
@@ -142,6 +157,15 @@ def scores_of_fold(fold: Path) -> Path:
         fold: its workdir.
     """
     return fold / "evaluation" / data.VALIDATION
+
+
+def is_scored(fold: Path) -> bool:
+    """Return whether a fold has its scores.
+
+    Args:
+        fold: its workdir.
+    """
+    return (scores_of_fold(fold) / "metrics.json").exists()
 
 
 def _choose_folds(
@@ -189,9 +213,9 @@ def train_network(settings: Settings, folder: Path, *, rounds: bool, quiet: bool
     if not rounds:
         train_in(settings, folder, quiet=quiet)
         return folder
-    summary = self_train(settings, folder, observer=ReportWriter(echo=silent), quiet=quiet)
+    summary = self_train(settings, folder, observer=ReportWriter(echo=_silent), quiet=quiet)
     return workdirs.round_folder(folder, summary["rounds"])
 
 
-def silent(_: str) -> None:
+def _silent(_: str) -> None:
     """Print nothing."""

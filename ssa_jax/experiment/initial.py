@@ -19,8 +19,8 @@ FOLDER = "pretrained"
 SHOWN = 12  # characters of a hash in a folder's name
 # What a pretrained network takes from the settings of the training that starts from it; the rest is
 # its own configuration's.
-TAKEN = ("seed", "model", "attention", "loss", "data.task", "data.image_size", "data.data_dir")
-TAKEN_DATA = ("data.lung_mask", "data.lung_dilation", "data.grey_values")
+TAKEN = ("seed", "model", "attention", "loss")
+TAKEN_DATA = ("task", "image_size", "data_dir", "lung_mask", "lung_dilation", "grey_values")
 
 
 def initial_variables(settings: Settings, train: Callable[[Settings, Path], Any]) -> Variables:
@@ -34,8 +34,8 @@ def initial_variables(settings: Settings, train: Callable[[Settings, Path], Any]
         FileNotFoundError: the workdir `train.init_from` has no network.
         ValueError: its network has other parameters, or as `pretraining_of`.
     """
-    check_initial(settings)
     if settings.train.pretrain:
+        check_initial(settings)
         before = pretraining_of(settings)
         folder = pretraining_folder(before)
         train(before, folder)
@@ -84,9 +84,8 @@ def pretraining_of(settings: Settings) -> Settings:
         raise ValueError(
             f"train.pretrain is {name!r}, which is pretrained itself; expected another"
         )
-    flat = settings.flat()
-    groups = {field: getattr(settings, field) for field in TAKEN if "." not in field}
-    fields = {field: flat[field] for field in (*TAKEN, *TAKEN_DATA) if "." in field}
+    groups = {name: getattr(settings, name) for name in TAKEN}
+    fields = {f"data.{name}": getattr(settings.data, name) for name in TAKEN_DATA}
     return own.replace(groups | fields)
 
 

@@ -159,9 +159,14 @@ def _facts(run: Run, number: int, labels: PseudoLabels, trust: Trust) -> dict[st
         before = PseudoLabels(run.folder(number - 1) / "pseudo")  # the first of `labels`
         pairs = ((old.mask, new.mask) for old, new in zip(before, labels, strict=False))
         agreements = agreement(pairs, len(names) + 1)
-    sums = sum((item.confidence for item in labels), np.zeros((len(names) + 1, 2)))
-    described = ((item.id, item.mask, item.weight) for item in labels)
-    return label_facts(described, agreements, names, trust) | {
+    sums = np.zeros((len(names) + 1, 2))
+
+    def described() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for item in labels:  # each access decodes it, so that all is counted in one pass
+            np.add(sums, item.confidence, out=sums)
+            yield item.id, item.mask, item.weight
+
+    return label_facts(described(), agreements, names, trust) | {
         "confidence": {
             name: float(total / count) if count else None
             for name, (total, count) in zip(names, sums[1:].tolist(), strict=True)

@@ -302,7 +302,7 @@ def _row(
         "relabelled": relabelled,
         "left_out": added + relabelled - drawn,
         "pseudo_share": manifest["share"] if manifest else none,
-        "confidence": manifest.get("confidence") or none if manifest else none,
+        "confidence": (manifest or {}).get("confidence", none),
         "agreement": manifest["agreement"] if manifest else none,
         "training_share": {name: n / lesion for name, n in zip(names, pixels[1:], strict=True)},
         "weight": dict(zip(("background", *names), weight, strict=True)),

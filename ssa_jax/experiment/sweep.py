@@ -14,11 +14,11 @@ from ssa_jax.experiment import data
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.comparison import compare_tables
 from ssa_jax.experiment.cross_validation import (
-    cross_validate,
+    is_scored,
     open_folds,
     run_fold,
     scores_of_fold,
-    silent,
+    summarize_folds,
     train_network,
 )
 from ssa_jax.experiment.evaluation import evaluate
@@ -69,10 +69,12 @@ def sweep(
     with in_use(workdir, name, beside=beside):
         workdirs.keep_compiled(workdir)
         run = partial(_in_folds, folds=folds) if folds else _once
-        for what, out in run(mine, workdir, rounds=rounds, quiet=quiet):
-            if parts == 1:
+        for what, out, new in run(mine, workdir, rounds=rounds, quiet=quiet):
+            if parts == 1 and new:
                 compared = _compare(variants, workdir, folds)
             echo(f"{what}: {out}")
+        if parts == 1 and compared is None:
+            compared = _compare(variants, workdir, folds)
     return compared
 
 
@@ -88,8 +90,8 @@ def folder_of(workdir: Path, name: str) -> Path:
 
 def _in_folds(
     variants: Variants, workdir: Path, *, folds: int, rounds: bool, quiet: bool
-) -> Iterator[tuple[str, Path]]:
-    """Run each fold of every variant before the next fold; yield what was done and its scores."""
+) -> Iterator[tuple[str, Path, bool]]:
+    """Run each fold of all variants before the next; yield what, scores, and if they are new."""
     parts = {
         name: open_folds(
             settings, folder_of(workdir, name), folds=folds, scheme="usual", rounds=rounds
@@ -101,34 +103,28 @@ def _in_folds(
             folder = folder_of(workdir, name)
             with in_use(folder):
                 fold = folder / f"fold_{number}"
+                new = not is_scored(fold)
                 out = run_fold(settings, fold, parts[name][number - 1], rounds=rounds, quiet=quiet)
-            if number == folds:
-                cross_validate(
-                    settings,
-                    folder,
-                    folds=folds,
-                    scheme="usual",
-                    rounds=rounds,
-                    quiet=quiet,
-                    echo=silent,
-                )
-            yield f"{name}, fold {number} of {folds}", out
+                if number == folds:
+                    summarize_folds(folder, folds=folds, scheme="usual")
+            yield f"{name}, fold {number} of {folds}", out, new
 
 
 def _once(
     variants: Variants, workdir: Path, *, rounds: bool, quiet: bool
-) -> Iterator[tuple[str, Path]]:
+) -> Iterator[tuple[str, Path, bool]]:
     """Train each variant, and score it on the validation slices, unless that is done."""
     for name, settings in variants.items():
         folder = folder_of(workdir, name)
         out = scores_of_fold(folder)
         workdirs.changed_settings(settings, folder)
-        if not (out / "metrics.json").exists():
+        new = not is_scored(folder)
+        if new:
             network = train_network(settings, folder, rounds=rounds, quiet=quiet)
             evaluate(
                 settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet
             )
-        yield name, out
+        yield name, out, new
 
 
 def _compare(variants: Variants, workdir: Path, folds: int) -> dict[str, Any] | None:
@@ -137,8 +133,7 @@ def _compare(variants: Variants, workdir: Path, folds: int) -> dict[str, Any] | 
     for name in variants:
         folder = folder_of(workdir, name)
         parts = [folder / f"fold_{number}" for number in range(1, folds + 1)] if folds else [folder]
-        scores = [scores_of_fold(part) for part in parts]
-        done = [out for out in scores if (out / "metrics.json").exists()]
+        done = [scores_of_fold(part) for part in parts if is_scored(part)]
         if done:
             tables[name] = done
     if len(tables) < 2:

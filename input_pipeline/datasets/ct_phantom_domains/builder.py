@@ -39,7 +39,7 @@ class CtPhantomDomains(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, object]]]:
         number = 0
-        for index in range(len((patients.SPLITS | patients.PRETRAINING_SPLIT)[split])):
+        for index in range(len(patients.every_split()[split])):
             for item in patients.make_patient(split, index):
                 names = ("image", "mask", "lung", "id", "patient")
                 yield number, {name: getattr(item, name) for name in names}

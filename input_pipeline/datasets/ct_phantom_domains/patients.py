@@ -98,7 +98,7 @@ class _Patient:
 def _draw_patient(domain: Domain, split: str, rng: np.random.Generator) -> _Patient:
     """Draw body, look, lesions, their densities, vessels and textures, in this order."""
     body, look = draw_look(domain, draw_anatomy(rng), rng)
-    median, deviation = PRETRAINING_BURDEN if split == PRETRAINING else BURDEN[split]
+    median, deviation = BURDEN.get(split, PRETRAINING_BURDEN)
     burden = float(np.clip(median * math.exp(deviation * rng.normal()), LEAST_BURDEN, MOST_BURDEN))
     solid_share = rng.beta(0.8, 1.1) if rng.random() > 0.2 else 0.0
     lesions = draw_lesions(body, rng, burden, solid_share)
@@ -192,11 +192,16 @@ def pretraining_made_from() -> list[Any]:
     return [SEED, SIZE, of, PRETRAINING_BURDEN]
 
 
+def every_split() -> dict[str, list[tuple[Domain, int]]]:
+    """Return domain and number of slices of each patient, by split, of both data sets."""
+    return SPLITS | PRETRAINING_SPLIT
+
+
 def make_patient(split: str, index: int, *, seed: int = SEED) -> list[Slice]:
     """Generate all slices of one patient; the same seed, split and index give the same slices.
 
     Args:
-        split: a key of `SPLITS`, or `PRETRAINING`.
+        split: a key of `every_split`.
         index: number of the patient in the split, 0 or more.
         seed: seed of the data set.
 
@@ -204,7 +209,7 @@ def make_patient(split: str, index: int, *, seed: int = SEED) -> list[Slice]:
         Slices from apex to base, with image uint8 grey values, mask uint8 (0, 1, 2) and lung uint8
         (0, 1), all `[H, W]` of a size of their own.
     """
-    splits = SPLITS | PRETRAINING_SPLIT
+    splits = every_split()
     rng = np.random.default_rng([seed, list(splits).index(split), index])
     domain, count = splits[split][index]
     patient = _draw_patient(domain, split, rng)
