@@ -5,10 +5,12 @@ that the configuration file names in `get_variants`. Each is trained in W/VARIAN
 its last checkpoint on the validation slices, or with --folds in every fold of the training slices,
 the first fold of all variants before the second of any. After each training W/comparison holds
 what `ssa-jax compare` writes, all variants against the first. Interrupted, the same command
-resumes; a variant that was added is trained too.
+resumes; a variant that was added is trained too. --jobs trains several side by side: on a GPU that
+a training leaves idle half of the time, or on a CPU, whose cores they divide.
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -38,8 +40,16 @@ def main(arguments: list[str]) -> None:
         help="train the I-th of N parts of the variants, for N jobs side by side; the same command "
         "without it then compares them all",
     )
+    parser.add_argument(
+        "--jobs",
+        type=cli.positive_int,
+        default=1,
+        help="trainings side by side, without progress [1]",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, fields = cli.parse_with_config(parser, arguments)
+    if options.jobs > 1:  # the workers share a GPU's memory; to be set before JAX finds the GPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     chosen = combinations(options.grid) if options.grid else named(options.config)
     variants = {
         name: cli.read_settings(options.config, fields + changes)
@@ -53,6 +63,8 @@ def main(arguments: list[str]) -> None:
         quiet=options.quiet,
         echo=partial(print, flush=True),
         shard=options.shard,
+        jobs=options.jobs,
+        prepare=cli.tune_cpu_allocator,
     )
     if compared is None:
         return

@@ -4,7 +4,9 @@ With folds, all variants do the first fold before any does the second, so that a
 stopped early leaves pairs of equal cases.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,24 @@ from ssa_jax.experiment.cross_validation import (
 from ssa_jax.experiment.evaluation import evaluate
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.experiment.side_by_side import made
 
 Variants = Mapping[str, Settings]  # by name, the reference first
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training of a sweep.
+
+    Attributes:
+        settings: of it.
+        folder: its workdir.
+        parts: ids of the slices to train on and of those held out, with folds.
+    """
+
+    settings: Settings
+    folder: Path
+    parts: Sequence[list[str]] = ()
 
 
 def sweep(
@@ -37,6 +55,8 @@ def sweep(
     quiet: bool,
     echo: Callable[[str], Any],
     shard: tuple[int, int] = (1, 1),
+    jobs: int = 1,
+    prepare: Callable[[], Any] = int,
 ) -> dict[str, Any] | None:
     """Train and score every variant that is not done, and compare it with the first.
 
@@ -50,6 +70,9 @@ def sweep(
         quiet: show no progress.
         echo: prints a line about each training; the comparison so far is written before it.
         shard: number of this part of the variants, from 1, and of all parts.
+        jobs: trainings side by side, each in a process of its own and without progress; they share
+            the accelerators, or divide the CPU's cores.
+        prepare: called in each of several processes before it computes.
 
     Returns:
         The comparison, as in W/comparison/comparison.json, see `comparison.compare_networks`; None
@@ -66,13 +89,20 @@ def sweep(
     mine = dict(list(variants.items())[part - 1 :: parts])
     name, beside = (f"-{part}-of-{parts}", f"-*-of-{parts}") if parts > 1 else ("", "")
     compared = None
-    with in_use(workdir, name, beside=beside):
+    with in_use(workdir, name, beside=beside), ExitStack() as locks:
         workdirs.keep_compiled(workdir)
-        run = partial(_in_folds, folds=folds) if folds else _once
-        for what, out, new in run(mine, workdir, rounds=rounds, quiet=quiet):
+        for variant in mine if folds else ():  # without folds a training locks its own
+            locks.enter_context(in_use(folder_of(workdir, variant)))
+        todo = _trainings(mine, workdir, folds, rounds)
+        run = partial(_train_and_score, rounds=rounds, quiet=quiet or jobs > 1)
+        calls = {key: partial(run, training) for key, training in todo.items()}
+        begin = partial(_begin, workdir, prepare)
+        for (variant, fold), (out, new) in made(calls, jobs, prepare=begin):
+            if fold:
+                _summarize_if_done(folder_of(workdir, variant), folds)
             if parts == 1 and new:
                 compared = _compare(variants, workdir, folds)
-            echo(f"{what}: {out}")
+            echo(f"{variant}, fold {fold} of {folds}: {out}" if fold else f"{variant}: {out}")
         if parts == 1 and compared is None:
             compared = _compare(variants, workdir, folds)
     return compared
@@ -88,43 +118,49 @@ def folder_of(workdir: Path, name: str) -> Path:
     return workdir / safe_name(name)
 
 
-def _in_folds(
-    variants: Variants, workdir: Path, *, folds: int, rounds: bool, quiet: bool
-) -> Iterator[tuple[str, Path, bool]]:
-    """Run each fold of all variants before the next; yield what, scores, and if they are new."""
+def _trainings(
+    variants: Variants, workdir: Path, folds: int, rounds: bool
+) -> dict[tuple[str, int], Training]:
+    """Return the trainings by variant and fold, 0 without folds, in their order."""
+    folders = {name: folder_of(workdir, name) for name in variants}
+    if not folds:
+        return {(name, 0): Training(variants[name], folder) for name, folder in folders.items()}
     parts = {
-        name: open_folds(
-            settings, folder_of(workdir, name), folds=folds, scheme="usual", rounds=rounds
-        )
-        for name, settings in variants.items()
+        name: open_folds(variants[name], folder, folds=folds, scheme="usual", rounds=rounds)
+        for name, folder in folders.items()
     }
-    for number in range(1, folds + 1):
-        for name, settings in variants.items():
-            folder = folder_of(workdir, name)
-            with in_use(folder):
-                fold = folder / f"fold_{number}"
-                new = not is_scored(fold)
-                out = run_fold(settings, fold, parts[name][number - 1], rounds=rounds, quiet=quiet)
-                if number == folds:
-                    summarize_folds(folder, folds=folds, scheme="usual")
-            yield f"{name}, fold {number} of {folds}", out, new
+    return {
+        (name, fold): Training(variants[name], folder / f"fold_{fold}", parts[name][fold - 1])
+        for fold in range(1, folds + 1)
+        for name, folder in folders.items()
+    }
 
 
-def _once(
-    variants: Variants, workdir: Path, *, rounds: bool, quiet: bool
-) -> Iterator[tuple[str, Path, bool]]:
-    """Train each variant, and score it on the validation slices, unless that is done."""
-    for name, settings in variants.items():
-        folder = folder_of(workdir, name)
-        out = scores_of_fold(folder)
-        workdirs.changed_settings(settings, folder)
-        new = not is_scored(folder)
-        if new:
-            network = train_network(settings, folder, rounds=rounds, quiet=quiet)
-            evaluate(
-                settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet
-            )
-        yield name, out, new
+def _begin(workdir: Path, prepare: Callable[[], Any]) -> None:
+    """Prepare a process of several."""
+    prepare()
+    workdirs.keep_compiled(workdir)
+
+
+def _train_and_score(training: Training, *, rounds: bool, quiet: bool) -> tuple[Path, bool]:
+    """Train and score unless that is done; return the folder of the scores and if they are new."""
+    settings, folder = training.settings, training.folder
+    new = not is_scored(folder)
+    if training.parts:
+        parts = list(training.parts)
+        return run_fold(settings, folder, parts, rounds=rounds, quiet=quiet), new
+    out = scores_of_fold(folder)
+    workdirs.changed_settings(settings, folder)
+    if new:
+        network = train_network(settings, folder, rounds=rounds, quiet=quiet)
+        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
+    return out, new
+
+
+def _summarize_if_done(folder: Path, folds: int) -> None:
+    """Sum up the folds of a variant once all of them are scored."""
+    if all(is_scored(folder / f"fold_{number}") for number in range(1, folds + 1)):
+        summarize_folds(folder, folds=folds, scheme="usual")
 
 
 def _compare(variants: Variants, workdir: Path, folds: int) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import itertools
 import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -36,6 +37,7 @@ from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, LossWeights, Step, make_train_step
 
 PRETRAINED = "pretrained.json"  # in the workdir of a pretraining that is done
+WAIT_SECONDS = 1.0  # between looks at a pretraining that another process does
 
 
 def train(
@@ -332,13 +334,20 @@ def start_variables(settings: Settings, *, quiet: bool) -> Variables:
 
 def _pretrain(settings: Settings, folder: Path, *, quiet: bool) -> None:
     """Train a network to start from, unless that is done."""
-    path = folder / PRETRAINED
-    if decided(path.exists):
-        return
-    if is_main_process():
-        print(f"{folder}: pretraining", file=sys.stderr, flush=True)
-    state = train_in(settings, folder, quiet=quiet)
-    write_json(path, {"step": int(state.step)})
+    path, waiting = folder / PRETRAINED, False
+    while not decided(path.exists):
+        try:
+            if is_main_process() and not waiting:
+                print(f"{folder}: pretraining", file=sys.stderr, flush=True)
+            state = train_in(settings, folder, quiet=quiet)
+            write_json(path, {"step": int(state.step)})
+        except BlockingIOError as error:  # another training of a sweep does it
+            if jax.process_count() > 1:
+                raise
+            if not waiting:
+                print(f"{error}; waiting", file=sys.stderr, flush=True)
+            waiting = True
+            time.sleep(WAIT_SECONDS)
 
 
 def _unlabelled(settings: Settings, plan: data.Plan) -> Sequence[Slice]:

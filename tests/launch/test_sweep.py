@@ -2,12 +2,21 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from launch import sweep
+from launch import cli, sweep
 from ssa_jax.experiment.sweep import folder_of
-from tests.support.small_training import arguments, run, stand_in, stopped_at, tree, write_source
+from tests.support.small_training import (
+    arguments,
+    run,
+    stand_in,
+    stand_in_in_workers,
+    stopped_at,
+    tree,
+    write_source,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +116,20 @@ def test_shards_without_folds_then_all_and_one_variant_more(source, tmp_path):
     compared = json.loads((tmp_path / "W/comparison/comparison.json").read_text())
     assert list(compared["networks"]) == ["seed=0", "seed=1", "seed=2"]
     assert compared["cases"] == 2
+
+
+def test_jobs_side_by_side_have_the_same_scores(source, tmp_path):
+    turns, jobs = (given(source, tmp_path / name, *RATES) for name in ("turns", "jobs"))
+    with stand_in(), mock.patch.object(cli, "tune_cpu_allocator", stand_in_in_workers):
+        assert run(sweep.main, turns).status == 0
+        ended = run(sweep.main, [*jobs, "--jobs", "2"])
+        assert ended.status == 0, ended.errors
+        done = tree(tmp_path / "jobs")
+        again = run(sweep.main, jobs)
+    assert tree(tmp_path / "jobs") == done
+    assert sorted(again.printed.splitlines()) == sorted(ended.printed.splitlines())
+    for table in ("learning_rate=0.01/cases.csv", "learning_rate=0.0/cases.csv"):
+        assert (tmp_path / "jobs" / table).read_text() == (tmp_path / "turns" / table).read_text()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ The programs are compiled once for all trainings of the same settings.
 """
 
 import io
+import multiprocessing
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -27,6 +28,7 @@ UNLABELLED = Path("TrainingSet/LungInfection-Train/Pseudo-label/Imgs")
 SIDE, LABELLED, TEST, UNSEEN = 32, 12, 2, 4
 EPOCHS, STEPS = 3, 2  # of an epoch, with the batch below
 BATCH = 5
+KEPT = ExitStack()  # of what is never put back
 
 
 class Ended(NamedTuple):
@@ -141,6 +143,12 @@ def stand_in() -> Iterator[None]:
         mock.patch.object(network, "make_predict", make_predict_once),
     ):
         yield
+
+
+def stand_in_in_workers() -> None:
+    """Put the stand-in in the network's place in a worker process, for all that it does."""
+    if multiprocessing.parent_process() is not None:
+        KEPT.enter_context(stand_in())
 
 
 @contextmanager
