@@ -92,6 +92,9 @@ def _optim() -> ConfigDict:
     optim.decay_epochs = 100.0
     optim.weight_decay = 1e-8  # decoupled, kernels only
     optim.clip_norm = 0.0  # largest gradient norm, 0 for no limit
+    # Steps in a row without a finite loss and gradient that are passed over, as a bfloat16 training
+    # may need; 0 stops at the first.
+    optim.skip_nonfinite = 0
     optim.accumulate_steps = 1  # steps averaged into one update (published code: 24)
     # Decay of the moving average of the weights, which is evaluated and makes pseudo-labels; 0 for
     # none.

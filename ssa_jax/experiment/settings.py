@@ -86,6 +86,7 @@ class OptimSettings:
     decay_epochs: float
     weight_decay: float
     clip_norm: float
+    skip_nonfinite: int
     accumulate_steps: int
     average_decay: float
 

@@ -197,6 +197,7 @@ def train_on(
             steps_per_epoch=steps_per_epoch,
             validate_every=settings.train.validate_every,
             validate=lambda current: _validation_dsc(network(current), validation),
+            skip_nonfinite=settings.optim.skip_nonfinite,
             resumed=resumed,
             facts=lambda: {
                 "log": decided(lambda: log_sha256(workdir, total)),
@@ -287,6 +288,7 @@ def make_step(
         steps_per_epoch=steps_per_epoch,
         average_decay=settings.optim.average_decay,
         teacher_eta=settings.self_train.eta if settings.train.consistency else None,
+        skip_nonfinite=settings.optim.skip_nonfinite > 0,
     )
 
 

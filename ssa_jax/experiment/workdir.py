@@ -29,6 +29,7 @@ AGAINST_DIVERGENCE = (
     "optim.learning_rate",
     "optim.warmup_epochs",
     "optim.clip_norm",
+    "optim.skip_nonfinite",
     "model.dtype",
 )
 

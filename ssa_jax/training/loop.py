@@ -48,10 +48,16 @@ class Meter:
 
     Args:
         fetch: returns the host copy of metrics on the devices, see `mapping.MappedStep`.
+        skip_nonfinite: steps in a row that may be skipped, see `step.make_train_step`.
+
+    Attributes:
+        skipped: steps that were skipped since the training's start, and the last ones in a row.
     """
 
-    def __init__(self, fetch: Callable[[Any], Any]) -> None:
+    def __init__(self, fetch: Callable[[Any], Any], skip_nonfinite: int = 0) -> None:
         self._fetch = fetch
+        self._limit = skip_nonfinite
+        self.skipped = (0, 0)
         self._pending: tuple[int, TrainMetrics] | None = None
         self._total: TrainMetrics | None = None
 
@@ -63,7 +69,7 @@ class Meter:
             metrics: of the step, on the devices.
 
         Raises:
-            TrainingDiverged: the previous step's loss or gradient norm is not finite.
+            TrainingDiverged: as `flush`, of the previous step.
         """
         self.flush()
         self._pending = (step, metrics)
@@ -72,7 +78,8 @@ class Meter:
         """Add the metrics of the pending step.
 
         Raises:
-            TrainingDiverged: its loss or gradient norm is not finite.
+            TrainingDiverged: its loss or gradient norm is not finite, or too many steps in a row
+                were skipped for that.
         """
         if self._pending is None:
             return
@@ -80,6 +87,8 @@ class Meter:
         self._pending = None
         # float64 here and from a checkpoint, because NumPy and JAX round a division differently.
         metrics = jax.tree.map(np.float64, self._fetch(metrics))
+        if self._skipped(step, metrics):
+            return
         values = {name: float(value) for name, value in metrics.compute().items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -91,9 +100,27 @@ class Meter:
             )
         self._total = metrics if self._total is None else self._total.merge(metrics)
 
+    def _skipped(self, step: int, metrics: TrainMetrics) -> bool:
+        """Return whether the step was skipped, whose metrics then have no sample."""
+        total, in_row = self.skipped
+        if float(metrics.loss.count):
+            self.skipped = (total, 0)
+            return False
+        self.skipped = (total + 1, in_row + 1)
+        if in_row + 1 > self._limit:
+            raise TrainingDiverged(
+                f"step {step}: the loss or its gradient is not finite for {in_row + 1} steps in a "
+                f"row, optim.skip_nonfinite={self._limit} passes over {self._limit}; the last good "
+                "checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
+                "float32",
+                step,
+            )
+        return True
+
     def summary(self) -> dict[str, float]:
-        """Return the means over the steps added so far, by name."""
-        assert self._total is not None
+        """Return the means over the steps added so far, by name; nothing if all were skipped."""
+        if self._total is None:
+            return {}
         return {name: float(value) for name, value in self._total.compute().items()}
 
     def reset(self) -> None:
@@ -123,6 +150,7 @@ def fit(
     steps_per_epoch: int,
     validate_every: int,
     validate: Callable[[Variables], float],
+    skip_nonfinite: int = 0,
     resumed: dict[str, Any] | None,
     facts: Callable[[], dict[str, Any]],
     report: Callable[[int, dict[str, float]], None],
@@ -142,6 +170,7 @@ def fit(
         validate_every: epochs between two validations and checkpoints.
         validate: returns the validation DSC of variables on the host, nan where it is undefined;
             the same in all processes.
+        skip_nonfinite: steps in a row that may be skipped, see `Meter`.
         resumed: the progress that the checkpoint holds; None to start.
         facts: returns more to save with each checkpoint, JSON values.
         report: called with (step, values by name) after each epoch.
@@ -154,20 +183,23 @@ def fit(
         The final state on the host.
 
     Raises:
-        TrainingDiverged: the loss is not finite; nothing was saved after the last good checkpoint.
+        TrainingDiverged: as `Meter.flush`; nothing was saved after the last good checkpoint.
         Interrupted: `stop_requested` returned True; the state is saved at that step.
     """
-    meter = Meter(mapped.fetch)
+    meter = Meter(mapped.fetch, skip_nonfinite)
     best = -math.inf
     if resumed is not None:
         batches.set_state(resumed["batches"])
         meter.set_state(resumed["sums"])
         best = resumed["best"]
+        meter.skipped = tuple(resumed.get("skipped", meter.skipped))
     step = int(state.step)
     placed = mapped.place_state(state)
 
     def save() -> None:
         progress = {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
+        if skip_nonfinite:
+            progress["skipped"] = meter.skipped
         checkpoints.save_last(mapped.fetch(placed), progress | facts())
         saved()
 
@@ -179,6 +211,8 @@ def fit(
         if step % steps_per_epoch == 0:
             meter.flush()
             values = {f"train/{name}": value for name, value in meter.summary().items()}
+            if skip_nonfinite:
+                values["train/skipped_steps"] = float(meter.skipped[0])
             meter.reset()
             epoch = step // steps_per_epoch
             due = epoch % validate_every == 0 or epoch == epochs

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import clu.metrics
@@ -109,6 +110,7 @@ def make_train_step(
     steps_per_epoch: int,
     average_decay: float,
     teacher_eta: float | None = None,
+    skip_nonfinite: bool = False,
 ) -> Step:
     """Make the step of one device on its share of a batch, to be mapped over `AXIS`.
 
@@ -120,6 +122,8 @@ def make_train_step(
         average_decay: of the moving average of the variables; used where the state has one.
         teacher_eta: confidence that a label of the moving average needs, for batches with
             unlabelled slices, see `consistency.labelled_by_teacher`; None for labelled batches.
+        skip_nonfinite: whether a step whose loss or gradient is not finite changes nothing but the
+            step's number, and has metrics of no sample.
 
     Returns:
         `step(state, batch) -> (state, metrics)`; the batch has 'image' `[B, H, W, C]` float32,
@@ -152,15 +156,20 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = {"params": params, "batch_stats": batch_stats}
-        state = TrainState(
+        new = TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            average=_averaged(state, new, average_decay),
+            average=_averaged(state, {"params": params, "batch_stats": batch_stats}, average_decay),
         )
-        return state, jax.lax.psum(metrics, AXIS)
+        metrics = jax.lax.psum(metrics, AXIS)
+        if skip_nonfinite:
+            finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(metrics.gradient_norm.total)
+            kept = dataclasses.replace(state, step=new.step)
+            new = jax.tree.map(partial(jnp.where, finite), new, kept)
+            metrics = jax.tree.map(partial(jnp.where, finite), metrics, TrainMetrics.empty())
+        return new, metrics
 
     return step
 

@@ -48,12 +48,19 @@ def initial_state():
 class Run:
     """`fit` on the stand-in network, and everything that it said on the way."""
 
-    def __init__(self, workdir, scores=(), *, data=DATA, validate_every=1, stop_at=None):
+    def __init__(self, workdir, scores=(), *, data=DATA, validate_every=1, stop_at=None, skip=0):
         self.reports, self.validated, self.ticks = [], 0, []
         self._scores, self._stop_at = scores, stop_at
         checkpoints = Checkpoints(workdir)
         model = StandIn(axis_name=AXIS)
-        step = make_train_step(model, OPTIMIZER, SETTINGS, steps_per_epoch=STEPS, average_decay=0.5)
+        step = make_train_step(
+            model,
+            OPTIMIZER,
+            SETTINGS,
+            steps_per_epoch=STEPS,
+            average_decay=0.5,
+            skip_nonfinite=skip > 0,
+        )
         state, resumed = initial_state(), None
         if checkpoints.last_step is not None:
             state, resumed = checkpoints.restore_last(state)
@@ -66,6 +73,7 @@ class Run:
             steps_per_epoch=STEPS,
             validate_every=validate_every,
             validate=self._validate,
+            skip_nonfinite=skip,
             resumed=resumed,
             facts=dict,
             report=lambda step, values: self.reports.append((step, values)),
@@ -192,6 +200,64 @@ def test_a_loss_that_is_not_finite_in_the_last_step_of_an_epoch_is_not_saved(tmp
     assert (last_step(tmp_path), best_step(tmp_path)) == (STEPS, STEPS)
     data[7] = batches(1)[0]
     assert Run(tmp_path, data=data).ticks[0] == STEPS + 1
+
+
+def with_nonfinite(*places):
+    """Twelve batches, of which these hold a value that is not finite in one slice."""
+    data = batches(12)
+    for place in places:
+        data[place]["image"] = data[place]["image"].copy()
+        data[place]["image"][0, 3, 3, 0] = np.nan
+    return data
+
+
+def test_steps_that_are_not_finite_are_passed_over_and_counted(tmp_path):
+    data = with_nonfinite(2, 5, 6)
+    run = Run(tmp_path / "skips", data=data, skip=2)
+    skipped = [values["train/skipped_steps"] for _, values in run.reports]
+    assert skipped == [1.0, 3.0, 3.0]
+    assert all(math.isfinite(values["train/loss"]) for _, values in run.reports)
+    # The same parameters without these batches: a step's number does not change its update here.
+    good = [batch for place, batch in enumerate(data) if place not in (2, 5, 6)]
+    model = StandIn(axis_name=AXIS)
+    step = make_train_step(model, OPTIMIZER, SETTINGS, steps_per_epoch=STEPS, average_decay=0.0)
+    mapped = map_step(step, "pmap")
+    placed = mapped.place_state(initial_state().replace(average=None))
+    for batch in good:
+        placed, _ = mapped.step(placed, mapped.place_batch(batch))
+    expected = mapped.fetch(placed)
+    for name in ("params", "batch_stats"):
+        for one, other in zip(
+            jax.tree.leaves(getattr(run.state, name)),
+            jax.tree.leaves(getattr(expected, name)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert int(run.state.step) == EPOCHS * STEPS
+
+
+@pytest.mark.parametrize("stop_at", [6, 7])
+def test_stopped_among_skipped_steps_it_ends_with_the_same_bits(tmp_path, stop_at):
+    data = with_nonfinite(5, 6)
+    whole = Run(tmp_path / "whole", data=data, skip=2)
+    with pytest.raises(Interrupted):
+        Run(tmp_path / "stopped", data=data, skip=2, stop_at=stop_at)
+    resumed = Run(tmp_path / "stopped", data=data, skip=2)
+    for one, other in zip(
+        jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert resumed.reports == whole.reports[1:]
+
+
+@pytest.mark.parametrize("stop_at", [None, 6])
+def test_too_many_skipped_steps_in_a_row_stop_it(tmp_path, stop_at):
+    data = with_nonfinite(1, 3, 5, 6)
+    if stop_at:
+        with pytest.raises(Interrupted):
+            Run(tmp_path, data=data, skip=1, stop_at=stop_at)
+    with pytest.raises(TrainingDiverged, match=r"^step 7: .* 2 steps in a row, .*=1 passes over 1"):
+        Run(tmp_path, data=data, skip=1)
 
 
 def test_the_reported_metrics_are_means_over_the_epoch():
