@@ -82,7 +82,7 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    tune_cpu_allocator()
+    prepare_jax()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
@@ -126,6 +126,14 @@ def _leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def prepare_jax() -> None:
+    """Prepare a process that computes; to be called before its first computation."""
+    from ssa_jax.experiment.compiled import keep_compiled
+
+    tune_cpu_allocator()
+    keep_compiled()
+
+
 def tune_cpu_allocator() -> None:
     """Have glibc keep freed memory for the next step instead of returning it to the kernel.
 
@@ -153,12 +161,29 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         description: its module's docstring, printed as it stands.
     """
     installed = Path(sys.argv[0]).name == PROGRAM
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         f"{PROGRAM} {name}" if installed else f"launch.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--no-cache",
+        action=_CompileAnew,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="compile anew, and keep nothing in ~/.cache/ssa_jax",
+    )
+    return parser
+
+
+class _CompileAnew(argparse.Action):
+    """A flag that turns the cache of compiled programs off as soon as it is read."""
+
+    def __call__(self, *_: Any) -> None:
+        from ssa_jax.experiment.compiled import compile_anew
+
+        compile_anew()
 
 
 def positive_int(text: str) -> int:

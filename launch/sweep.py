@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         echo=partial(print, flush=True),
         shard=options.shard,
         jobs=options.jobs,
-        prepare=cli.tune_cpu_allocator,
+        prepare=cli.prepare_jax,
     )
     if compared is None:
         return

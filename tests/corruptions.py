@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from launch import evaluate, self_train, train
-from ssa_jax.experiment import workdir
 from ssa_jax.training.state import weights_sha256
 from tests.support.small_training import EPOCHS, STEPS, arguments, run, stand_in, stopped_at
 from tests.support.small_training import write_source as write_slices
@@ -120,9 +118,7 @@ def worlds() -> Iterator[dict[str, World]]:
 
     Everything is run in one folder, `here`, whose copies the worlds are: paths stay the same.
     """
-    # What JAX says of a cache whose workdir is gone would count as a word about the damage.
-    uncached = mock.patch.object(workdir, "keep_compiled")
-    with tempfile.TemporaryDirectory() as name, stand_in(), uncached:
+    with tempfile.TemporaryDirectory() as name, stand_in():
         base = Path(name)
         here = base / "here"
         source = write_slices(here / "source")

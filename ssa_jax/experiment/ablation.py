@@ -17,7 +17,7 @@ from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.rounds import self_train
 from ssa_jax.experiment.run import Observer
 from ssa_jax.experiment.settings import Settings
-from ssa_jax.experiment.workdir import CONFIG_FILE, keep_compiled, write_settings
+from ssa_jax.experiment.workdir import CONFIG_FILE, write_settings
 
 OVER, ETA, ROUNDS = "loss.class_weight_over", "self_train.eta", "self_train.max_rounds"
 VARIANTS: dict[str, dict[str, Any]] = {  # fields of the settings that each one changes
@@ -81,7 +81,6 @@ def _run_variants(
     echo: Callable[[str], Any],
 ) -> dict[str, dict[str, Any]]:
     """Run every variant with every seed and summarise each variant."""
-    keep_compiled(workdir)
     rows: dict[str, list[CaseRow]] = {name: [] for name in VARIANTS}
     per_seed: dict[str, list[float | None]] = {name: [] for name in VARIANTS}
     best: dict[str, list[int]] = {name: [] for name in VARIANTS}

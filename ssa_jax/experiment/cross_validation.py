@@ -58,7 +58,6 @@ def cross_validate(
     """
     with in_use(workdir):
         chosen = open_folds(settings, workdir, folds=folds, scheme=scheme, rounds=rounds)
-        workdirs.keep_compiled(workdir)
         for number, parts in enumerate(chosen, start=1):
             out = run_fold(settings, workdir / f"fold_{number}", parts, rounds=rounds, quiet=quiet)
             echo(f"fold {number} of {folds}: {out}")

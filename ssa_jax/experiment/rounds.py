@@ -69,7 +69,6 @@ def self_train(
         plan, slices = _chosen(settings, folder)
         workdir.save_settings(settings, folder)
         data.write_plan(plan.files, folder)
-        workdir.keep_compiled(folder)
         return _run_all(Run(settings, folder, slices, compile_network(settings), observer, quiet))
 
 

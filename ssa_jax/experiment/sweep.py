@@ -90,14 +90,12 @@ def sweep(
     name, beside = (f"-{part}-of-{parts}", f"-*-of-{parts}") if parts > 1 else ("", "")
     compared = None
     with in_use(workdir, name, beside=beside), ExitStack() as locks:
-        workdirs.keep_compiled(workdir)
         for variant in mine if folds else ():  # without folds a training locks its own
             locks.enter_context(in_use(folder_of(workdir, variant)))
         todo = _trainings(mine, workdir, folds, rounds)
         run = partial(_train_and_score, rounds=rounds, quiet=quiet or jobs > 1)
         calls = {key: partial(run, training) for key, training in todo.items()}
-        begin = partial(_begin, workdir, prepare)
-        for (variant, fold), (out, new) in made(calls, jobs, prepare=begin):
+        for (variant, fold), (out, new) in made(calls, jobs, prepare=prepare):
             if fold:
                 _summarize_if_done(folder_of(workdir, variant), folds)
             if parts == 1 and new:
@@ -134,12 +132,6 @@ def _trainings(
         for fold in range(1, folds + 1)
         for name, folder in folders.items()
     }
-
-
-def _begin(workdir: Path, prepare: Callable[[], Any]) -> None:
-    """Prepare a process of several."""
-    prepare()
-    workdirs.keep_compiled(workdir)
 
 
 def _train_and_score(training: Training, *, rounds: bool, quiet: bool) -> tuple[Path, bool]:

@@ -214,16 +214,6 @@ def round_folder(workdir: Path, number: int) -> Path:
     return workdir / f"round_{number:02d}"
 
 
-def keep_compiled(workdir: Path) -> None:
-    """Store what XLA compiles in a workdir, for its other trainings and for a resumed run.
-
-    Args:
-        workdir: folder of all trainings.
-    """
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-
-
 def _networks_within(workdir: Path) -> str:
     """Compose a hint at the networks in folders of rounds or folds, '' where there are none."""
     inside = sorted(path.parent.name for path in workdir.glob("*/checkpoints"))

@@ -120,7 +120,7 @@ def test_shards_without_folds_then_all_and_one_variant_more(source, tmp_path):
 
 def test_jobs_side_by_side_have_the_same_scores(source, tmp_path):
     turns, jobs = (given(source, tmp_path / name, *RATES) for name in ("turns", "jobs"))
-    with stand_in(), mock.patch.object(cli, "tune_cpu_allocator", stand_in_in_workers):
+    with stand_in(), mock.patch.object(cli, "prepare_jax", stand_in_in_workers):
         assert run(sweep.main, turns).status == 0
         ended = run(sweep.main, [*jobs, "--jobs", "2"])
         assert ended.status == 0, ended.errors
