@@ -28,6 +28,8 @@ def get_config(preset: str = "paper") -> ConfigDict:
     Raises:
         ValueError: an unknown preset.
     """
+    if preset not in ("paper", "cpu"):
+        raise ValueError(f"configs/self_train_semiseg.py:{preset}: expected 'paper' or 'cpu'")
     config = covid_semiseg.get_config(preset)
     config.data.task = "multiclass"
     config.loss.dice_absent = False

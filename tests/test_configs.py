@@ -23,6 +23,8 @@ EXPERIMENTS = sorted(
 )
 PRESETS = [(name,) for name in EXPERIMENTS] + [
     ("covid_semiseg", "cpu"),
+    ("covid_semiseg", "recommended"),
+    ("covid_semiseg", "multiclass"),
     ("ct_phantom_domains", "multiclass"),
     ("semiseg_parts", "multiclass"),
     ("semiseg_parts", "gpu"),
@@ -140,7 +142,7 @@ def test_an_unknown_task_is_refused():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match=r"covid_semiseg.py:gpu: expected 'paper' or 'cpu'"):
+    with pytest.raises(ValueError, match=r"covid_semiseg.py:gpu: expected one of .*'cpu'"):
         load("covid_semiseg", "gpu")
 
 
