@@ -8,7 +8,6 @@ command resumes; W/seed_N/VARIANT are workdirs of self_train.
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.experiment.ablation import ablate, ablation_table
@@ -18,7 +17,7 @@ from ssa_jax.experiment.rounds_reporting import ReportWriter
 def main(arguments: list[str]) -> None:
     """Read the flags, run every variant and print the table."""
     parser = cli.make_parser("ablate_self_train", __doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder for all runs")
+    parser.add_argument("--workdir", type=cli.local_path, required=True, help="folder for all runs")
     parser.add_argument("--seeds", type=cli.positive_int, default=3, help="number of seeds [3]")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)

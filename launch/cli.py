@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,6 +40,7 @@ COMMANDS = {  # by name: module, and what it does
     "import_torch": ("launch.import_torch", "start from PyTorch weights"),
     "benchmark": ("launch.benchmark.__main__", "measure speed"),
 }
+PATH_FIELDS = ("data.source_dir", "data.data_dir", "train.init_from")
 USER_ERROR = 2
 SOME_FAILED = 3  # of many inputs, the others are done; or faults that a command was to look for
 INTERRUPTED = 130
@@ -184,6 +186,19 @@ class _CompileAnew(argparse.Action):
         from ssa_jax.experiment.compiled import compile_anew
 
         compile_anew()
+
+
+def local_path(text: str) -> Path:
+    """Read a path; that of an object store is refused, which would become a folder named 'gs:'.
+
+    Raises:
+        ArgumentTypeError: it is none of a disk; argparse prints the message.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: object stores are not read or written; mount it, or name a path of a disk"
+        )
+    return Path(text)
 
 
 def positive_int(text: str) -> int:
@@ -384,6 +399,11 @@ def read_settings(file: str, overrides: list[str]) -> "Settings":
     except (flags.Error, TypeError) as error:
         raise ValueError(f"--config: {error}") from error
     settings = Settings.from_config(holder.value)
+    for name in PATH_FIELDS:
+        try:
+            local_path(attrgetter(name)(settings))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--config.{name}: {error}") from error
     folder = Path(settings.data.data_dir).expanduser().absolute()
     return settings.replace({"data.data_dir": str(folder)})
 

@@ -12,7 +12,6 @@ how many cases are better, equal and worse. --out writes that as comparison.md, 
 """
 
 import sys
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.evaluation.comparison import METRICS
@@ -31,7 +30,7 @@ def main(arguments: list[str]) -> None:
         action="store_true",
         help="compare the cases that all networks have, instead of refusing others",
     )
-    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--out", type=cli.local_path, help="folder to write to")
     options = parser.parse_args(arguments)
     result = compare_networks(
         options.networks, metric=options.metric, common=options.common, out=options.out

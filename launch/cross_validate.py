@@ -8,7 +8,6 @@ W/metrics.json and the table printed hold all folds: mean and interval over pati
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from input_pipeline.splits import SCHEMES
 from launch import cli
@@ -19,7 +18,9 @@ from ssa_jax.experiment.cross_validation import cross_validate
 def main(arguments: list[str]) -> None:
     """Read the flags, train and score every fold, and print the table."""
     parser = cli.make_parser("cross_validate", __doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder for all folds")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder for all folds"
+    )
     parser.add_argument("--folds", type=int, default=5, help="number of folds [5]")
     parser.add_argument(
         "--scheme",

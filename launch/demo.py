@@ -15,7 +15,9 @@ from ssa_jax.experiment.demo import run_demo
 def main(arguments: list[str]) -> None:
     """Read the flags and run every step of the demo."""
     parser = cli.make_parser("demo", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder to write to")
+    parser.add_argument(
+        "--out", type=cli.local_path, default=Path("demo_output"), help="folder to write to"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
     data_dir = (options.out / "data").absolute()

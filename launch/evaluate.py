@@ -8,7 +8,6 @@ Where slices make up volumes, the `standard` block is over whole volumes in 3-D 
 """
 
 import sys
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.evaluation.summary import format_table
@@ -21,7 +20,9 @@ from ssa_jax.training.checkpoint import WHICH
 def main(arguments: list[str]) -> None:
     """Read the flags, evaluate and print the table."""
     parser = cli.make_parser("evaluate", __doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder of a trained network"
+    )
     parser.add_argument(
         "--split",
         default=VALIDATION,
@@ -29,8 +30,12 @@ def main(arguments: list[str]) -> None:
         "split, this is the part of train that the training held out",
     )
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
-    parser.add_argument("--out", type=Path, help="folder to write to [WORKDIR/evaluation/SPLIT]")
-    parser.add_argument("--data-dir", type=Path, help="where the records are, if they moved")
+    parser.add_argument(
+        "--out", type=cli.local_path, help="folder to write to [WORKDIR/evaluation/SPLIT]"
+    )
+    parser.add_argument(
+        "--data-dir", type=cli.local_path, help="where the records are, if they moved"
+    )
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="slices to draw [0]")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)

@@ -7,7 +7,6 @@ The workdir then serves evaluate, predict and --config.train.init_from.
 """
 
 import sys
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.experiment.weights import PUBLISHED, import_weights
@@ -17,8 +16,12 @@ from ssa_jax.models.torch_weights import LAYOUTS
 def main(arguments: list[str]) -> None:
     """Read the flags and import."""
     parser = cli.make_parser("import_torch", __doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="file with the state_dict")
-    parser.add_argument("--workdir", type=Path, required=True, help="folder to write, new or empty")
+    parser.add_argument(
+        "--weights", type=cli.local_path, required=True, help="file with the state_dict"
+    )
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder to write, new or empty"
+    )
     parser.add_argument("--layout", choices=LAYOUTS, default=PUBLISHED, help="whose names it uses")
     options, settings = cli.parse_with_settings(parser, arguments)
     import_weights(settings, options.weights, options.workdir, options.layout)

@@ -14,7 +14,6 @@ lungmask   that package itself (pip install lungmask); needs the same weights as
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from input_pipeline.io.find import find_scans
 from launch import cli
@@ -27,12 +26,16 @@ from ssa_jax.experiment.weights import SUFFIXES
 def main(arguments: list[str]) -> None:
     """Read the flags and find the lungs."""
     parser = cli.make_parser("lung_masks", __doc__)
-    parser.add_argument("inputs", nargs="+", type=Path, help="scans, or folders of NIfTI files")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "inputs", nargs="+", type=cli.local_path, help="scans, or folders of NIfTI files"
+    )
+    parser.add_argument("--out", type=cli.local_path, required=True, help="folder to write to")
     parser.add_argument(
         "--method", choices=METHODS, help="how [unet where --weights is given, else threshold]"
     )
-    parser.add_argument("--weights", type=Path, help=f"R231 weights: {', '.join(SUFFIXES)}")
+    parser.add_argument(
+        "--weights", type=cli.local_path, help=f"R231 weights: {', '.join(SUFFIXES)}"
+    )
     cli.add_reading_flags(parser)
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)

@@ -21,7 +21,6 @@ and the exit status is 3. The same command goes on with what is missing.
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 
 from input_pipeline.io.find import find_pictures, find_scans, holds_pictures
 from launch import cli
@@ -41,10 +40,12 @@ def main(arguments: list[str]) -> None:
     """Read the flags and predict."""
     parser = cli.make_parser("predict", __doc__)
     parser.add_argument(
-        "inputs", nargs="+", type=Path, help="scans or pictures, or folders of them"
+        "inputs", nargs="+", type=cli.local_path, help="scans or pictures, or folders of them"
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder of a trained network"
+    )
+    parser.add_argument("--out", type=cli.local_path, required=True, help="folder to write")
     parser.add_argument(
         "--lungs",
         metavar="threshold|unet:WEIGHTS|DIR",

@@ -10,7 +10,6 @@ status 3 if there is any.
 """
 
 import sys
-from pathlib import Path
 
 from input_pipeline.datasets.catalog import DATASETS
 from launch import cli
@@ -21,15 +20,15 @@ def main(arguments: list[str]) -> None:
     """Read the flags, build and print the table."""
     parser = cli.make_parser("prepare", __doc__)
     parser.add_argument("name", choices=tuple(DATASETS), help="which data set")
-    parser.add_argument("--source", type=Path, help="folder with the files as published")
-    parser.add_argument("--data-dir", type=Path, help="folder for the records")
+    parser.add_argument("--source", type=cli.local_path, help="folder with the files as published")
+    parser.add_argument("--data-dir", type=cli.local_path, help="folder for the records")
     parser.add_argument("--task", default="", help="binary or multiclass [the data set's last]")
     parser.add_argument(
         "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
     )
     parser.add_argument(
         "--labels",
-        type=Path,
+        type=cli.local_path,
         help='of folder: JSON file with the class of each label, as {"labels": {"3": 2, "4": 0}}',
     )
     parser.add_argument("--check", action="store_true", help="only read the files, build nothing")

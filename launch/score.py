@@ -8,7 +8,6 @@ needs probabilities, which label maps do not have.
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.experiment.batch import RunOptions
@@ -19,8 +18,10 @@ from ssa_jax.experiment.settings import CLASS_NAMES
 def main(arguments: list[str]) -> None:
     """Read the flags, score and print the table."""
     parser = cli.make_parser("score", __doc__)
-    parser.add_argument("--pred", type=Path, required=True, help="folder of predictions")
-    parser.add_argument("--truth", type=Path, required=True, help="folder of true label maps")
+    parser.add_argument("--pred", type=cli.local_path, required=True, help="folder of predictions")
+    parser.add_argument(
+        "--truth", type=cli.local_path, required=True, help="folder of true label maps"
+    )
     parser.add_argument(
         "--task",
         choices=tuple(CLASS_NAMES),
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
         help="binary counts every label above 0 as lesion [binary]",
     )
     parser.add_argument("--tolerance", type=float, default=3.0, help="of NSD, mm [3]")
-    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--out", type=cli.local_path, help="folder to write to")
     parser.add_argument(
         "--axes", help="where the axes of NIfTI files without orientation point to, as in LPS"
     )

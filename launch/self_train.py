@@ -15,7 +15,6 @@ killed, the same command resumes and ends with the same bits.
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.evaluation.summary import format_table
@@ -28,7 +27,9 @@ from ssa_jax.experiment.workdir import round_folder
 def main(arguments: list[str]) -> None:
     """Read the flags and run the rounds."""
     parser = cli.make_parser("self_train", __doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder for all rounds")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder for all rounds"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
     observer = ReportWriter(partial(print, flush=True))

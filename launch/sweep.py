@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.experiment.comparison import OUTPUTS, comparison_text
@@ -24,7 +23,9 @@ from ssa_jax.experiment.sweep import sweep
 def main(arguments: list[str]) -> None:
     """Read the flags, train and score every variant, and print the comparison."""
     parser = cli.make_parser("sweep", __doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder for all variants")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder for all variants"
+    )
     parser.add_argument(
         "--grid", nargs="+", metavar="FIELD=V,V", help="[the variants of the configuration file]"
     )

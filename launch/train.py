@@ -8,7 +8,6 @@ hosts (`srun`, TPU pods, or --distributed HOST:PORT), it trains one network with
 """
 
 import sys
-from pathlib import Path
 
 from launch import cli
 from ssa_jax.experiment.training import train
@@ -18,7 +17,10 @@ def main(arguments: list[str]) -> None:
     """Read the flags and train."""
     parser = cli.make_parser("train", __doc__)
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="folder for checkpoints, metrics and curves"
+        "--workdir",
+        type=cli.local_path,
+        required=True,
+        help="folder for checkpoints, metrics and curves",
     )
     parser.add_argument(
         "--accept-data-changes",

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,17 @@ def test_our_configurations_are_found_from_any_folder(tmp_path, monkeypatch):
         cli.read_settings("absent", [])
     with pytest.raises(FileNotFoundError, match=r"elsewhere/covid_semiseg\.py: no such"):
         cli.read_settings("elsewhere/covid_semiseg.py", [])
+
+
+def test_object_stores_are_refused():
+    for field in ("data.source_dir", "data.data_dir", "train.init_from"):
+        with pytest.raises(ValueError, match=f"--config.{field}: gs://b/r: object stores are not"):
+            cli.read_settings("ct_phantom", [f"--config.{field}=gs://b/r"])
+    parser = cli.make_parser("train", None)
+    parser.add_argument("--workdir", type=cli.local_path)
+    assert parser.parse_args(["--workdir", "W/a"]).workdir == Path("W/a")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--workdir", "gs://b/r"])
 
 
 def test_an_old_name_of_a_field_is_a_flag_still():

@@ -32,7 +32,9 @@ def main(arguments: list[str]) -> None:
     own.add_argument(
         "--repeats", type=cli.positive_int, default=9, help="times to measure each [9]"
     )
-    own.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder [benchmarks]")
+    own.add_argument(
+        "--out", type=cli.local_path, default=Path("benchmarks"), help="folder [benchmarks]"
+    )
     KINDS[chosen.what](own, arguments[1:])
 
 
@@ -55,7 +57,9 @@ def _input(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
 
 
 def _pseudo_labels(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained network")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="folder of a trained network"
+    )
     parser.add_argument(
         "--slices", type=cli.positive_int, default=64, help="unlabelled slices [64]"
     )
