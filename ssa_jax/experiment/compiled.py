@@ -16,12 +16,13 @@ def keep_compiled() -> None:
     """Have JAX keep what it compiles, where no cache of its own is set and the folder can be used.
 
     To be called before anything is compiled. Of several processes JAX lets the first one write.
+    What lies in the folder is run, so that a new one is the user's alone.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = cache_folder()
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)

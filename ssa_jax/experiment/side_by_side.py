@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import jax
+from ssa_jax.ops.tuning import for_backend
 
 SECONDS_BETWEEN_SIGNALS = 0.5
 
@@ -65,7 +65,7 @@ def _workers(jobs: int, prepare: Callable[[], Any]) -> Iterator[ProcessPoolExecu
 def _parts_of_cores(jobs: int) -> list[set[int]]:
     """Return the cores of each worker; all of them where an accelerator computes."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if jax.default_backend() != "cpu" or jobs > len(cores):
+    if for_backend().asynchronous or jobs > len(cores):
         return [set(cores)] * jobs
     return [set(cores[number::jobs]) for number in range(jobs)]
 

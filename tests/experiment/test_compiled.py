@@ -47,6 +47,7 @@ def test_a_command_keeps_what_it_compiles_and_the_next_one_finds_it(tmp_path):
     assert run(tmp_path).stdout == "2\n"
     first = kept(tmp_path)
     assert first and {path.parent.parent for path in first} == {tmp_path / "ssa_jax"}
+    assert {path.parent.stat().st_mode & 0o777 for path in first} == {0o700}
     said = run(tmp_path, JAX_DEBUG_LOG_MODULES="jax._src.compiler").stderr
     assert "Persistent compilation cache hit" in said
     assert kept(tmp_path) == first
