@@ -66,9 +66,18 @@ def get_config(preset: str = "paper") -> ConfigDict:
         config.train.epochs = 300
         config.train.pretrain = "phantom_pretraining"
     if preset == "multiclass":
-        config.data.task = "multiclass"
-        config.loss.dice_absent = False
-        config.loss.cross_entropy = 1.0
-        config.loss.class_weight_over = "lesion"
-        config.loss.class_weight_clip = 10.0
+        take_both_classes(config)
     return config
+
+
+def take_both_classes(config: ConfigDict) -> None:
+    """Set the task and the loss for ground-glass opacity and consolidation.
+
+    Args:
+        config: of the binary task, changed in place.
+    """
+    config.data.task = "multiclass"
+    config.loss.dice_absent = False
+    config.loss.cross_entropy = 1.0
+    config.loss.class_weight_over = "lesion"
+    config.loss.class_weight_clip = 10.0

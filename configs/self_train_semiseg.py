@@ -31,11 +31,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     if preset not in ("paper", "cpu"):
         raise ValueError(f"configs/self_train_semiseg.py:{preset}: expected 'paper' or 'cpu'")
     config = covid_semiseg.get_config(preset)
-    config.data.task = "multiclass"
-    config.loss.dice_absent = False
-    config.loss.cross_entropy = 1.0
-    config.loss.class_weight_over = "lesion"
-    config.loss.class_weight_clip = 10.0
+    covid_semiseg.take_both_classes(config)
     config.self_train.slices_per_round = 400
     if preset == "cpu":
         config.train.epochs = 50

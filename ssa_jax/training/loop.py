@@ -12,6 +12,11 @@ from ssa_jax.training.mapping import MappedStep
 from ssa_jax.training.state import TrainState, Variables
 from ssa_jax.training.step import TrainMetrics
 
+MEND = (
+    "the last good checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
+    "float32"
+)
+
 
 class Batches(Protocol):
     """An endless iterator of batches whose position can be saved and restored."""
@@ -93,9 +98,7 @@ class Meter:
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingDiverged(
-                f"step {step}: the loss or its gradient is not finite ({terms}); the last "
-                "good checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
-                "float32",
+                f"step {step}: the loss or its gradient is not finite ({terms}); {MEND}",
                 step,
             )
         self._total = metrics if self._total is None else self._total.merge(metrics)
@@ -110,9 +113,7 @@ class Meter:
         if in_row + 1 > self._limit:
             raise TrainingDiverged(
                 f"step {step}: the loss or its gradient is not finite for {in_row + 1} steps in a "
-                f"row, optim.skip_nonfinite={self._limit} passes over {self._limit}; the last good "
-                "checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
-                "float32",
+                f"row, optim.skip_nonfinite={self._limit} passes over {self._limit}; {MEND}",
                 step,
             )
         return True
