@@ -71,7 +71,7 @@ def test_a_configuration_describes_real_objects(preset):
     assert max(rates) <= config.optim.learning_rate * (1 + 1e-6) and rates[1] > rates[2] > 0
     mask = np.repeat(np.arange(classes, dtype=np.uint8), 8)[None]  # as many pixels of each class
     pixels = data.pixels_of(settings, [Slice(mask, mask, None, "a", "a", None)])
-    assert factory.loss_weights(settings, pixels).class_weight == (1.0,) * classes
+    assert factory.class_weight(settings, pixels) == (1.0,) * classes
 
 
 @pytest.mark.parametrize("preset", ["cpu", "multiclass", "gpu"])

@@ -77,9 +77,9 @@ def _batches(settings: Settings, slices: Sequence[Slice]) -> Any:
 def _step(settings: Settings) -> tuple[MappedStep, Any]:
     """Build the step of the settings, and its state on the devices."""
     _, optimizer = factory.optimizer(settings, STEPS_PER_EPOCH)
-    losses = factory.loss_weights(settings, [1.0] * (len(settings.class_names) + 1))
-    step = make_step(settings, optimizer, losses, STEPS_PER_EPOCH)
-    mapped = map_step(step, settings.train.mapping)
+    step = make_step(settings, optimizer, STEPS_PER_EPOCH)
+    class_weight = [1.0] * max(2, len(settings.class_names) + 1)
+    mapped = map_step(step, settings.train.mapping, class_weight)
     average = settings.optim.average_decay > 0
     state = init_state(factory.fresh_variables(settings), optimizer, average=average)
     return mapped, mapped.place_state(state)

@@ -44,13 +44,13 @@ TORCH_VARIANTS = {  # of the network: memory layout, and whether torch.compile i
 SETTINGS = LossWeights(
     dice=1.0,
     cross_entropy=0.5,
-    class_weight=(1.0, 1.0),
     alpha=0.1,
     start_epoch=0.0,
     ramp_epochs=0.0,
     normalize="none",
     stop_gradient=False,
 )
+CLASS_WEIGHT = (1.0, 1.0)
 # Pixels of the image for each pixel that a layer's kernel is applied to, by the layer's name.
 SCALES = {"stem": 4, "stage1": 16, "stage2": 64, "stage3": 256, "stage4": 1024}
 DECODER_SCALES = {"layer4": 1024, "layer3": 256, "layer2": 64, "layer1": 16}
@@ -197,7 +197,7 @@ def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], 
     step = make_train_step(
         model.clone(axis_name=AXIS), optimizer, SETTINGS, steps_per_epoch=100, average_decay=0.0
     )
-    mapped = map_step(step, "pmap")
+    mapped = map_step(step, "pmap", CLASS_WEIGHT)
     placed = mapped.place_batch(data)
     state = mapped.place_state(init_state(variables, optimizer, average=False))
 
@@ -302,6 +302,7 @@ def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray])
     assert isinstance(prediction, Prediction)
     optimizer = _optimizer()
     opt_state = optimizer.init(variables["params"])
+    weights = jnp.array(CLASS_WEIGHT)
 
     def update(gradients: Any, opt_state: Any, params: Any) -> Any:
         updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -311,7 +312,9 @@ def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray])
         "encoder": _both_ways(encode, encoder_params, image),
         "spatial convolution": _both_ways(passes, spatial_params, stages[-1]),
         "decoder": _both_ways(decode, decoder_params, stages),
-        "loss": _both_ways(lambda p, _: total_loss(p, data, SETTINGS, 0.0)[0], prediction, 0.0),
+        "loss": _both_ways(
+            lambda p, _: total_loss(p, data, weights, SETTINGS, 0.0)[0], prediction, 0.0
+        ),
         "optimiser": jitted(update, variables["params"], opt_state, variables["params"]),
     }
 

@@ -77,22 +77,31 @@ def preprocessing(settings: Settings) -> Preprocessing:
     )
 
 
-def loss_weights(settings: Settings, pixels: Sequence[float]) -> LossWeights:
-    """Build the weights of the loss for a training set.
+def class_weight(settings: Settings, pixels: Sequence[float]) -> tuple[float, ...]:
+    """Compute the weights of the classes in the cross entropy for a training set (equation 8).
 
     Args:
-        settings: whose loss and attention groups are read.
-        pixels: number of pixels of each class in the training set, background first (equation 8).
+        settings: whose loss group is read.
+        pixels: number of pixels of each class in the training set, background first.
 
     Raises:
         ValueError: a class to be weighted has no pixel.
     """
-    loss, attention = settings.loss, settings.attention
+    loss = settings.loss
     weights = class_weights(pixels, over=loss.class_weight_over, clip=loss.class_weight_clip)
+    return tuple(float(weight) for weight in weights)
+
+
+def loss_weights(settings: Settings) -> LossWeights:
+    """Build the weights of the terms of the loss.
+
+    Args:
+        settings: whose loss, attention and self_train groups are read.
+    """
+    loss, attention = settings.loss, settings.attention
     return LossWeights(
         dice=loss.dice,
         cross_entropy=loss.cross_entropy,
-        class_weight=tuple(float(weight) for weight in weights),
         alpha=attention.alpha,
         start_epoch=attention.start_epoch,
         ramp_epochs=attention.ramp_epochs,

@@ -210,7 +210,7 @@ def _train(run: Run, number: int) -> Row:
     if drawn and not apart:
         training = Concatenated(training, drawn)
     pixels = _drawn_pixels(settings, training, apart)
-    losses = factory.loss_weights(settings, pixels)
+    class_weight = factory.class_weight(settings, pixels)
     same = settings.self_train.same_steps
 
     def commit() -> None:
@@ -224,7 +224,7 @@ def _train(run: Run, number: int) -> Row:
             training,
             run.slices.validation,
             others=run.slices.unlabelled if settings.train.consistency else apart,
-            losses=losses,
+            class_weight=class_weight,
             variables=_start(run, number),
             commit=commit,
             steps_per_epoch=steps_of(settings, len(run.slices.training)) if same else None,
@@ -234,7 +234,7 @@ def _train(run: Run, number: int) -> Row:
     except TrainingDiverged as error:
         where = f"{error} in another --workdir, as all rounds train alike"
         raise TrainingDiverged(where, error.step) from error
-    return _row(run, number, len(drawn), pixels, losses.class_weight)
+    return _row(run, number, len(drawn), pixels, class_weight)
 
 
 def _pseudo_slices(run: Run, number: int) -> Sequence[Slice]:

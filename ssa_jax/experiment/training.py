@@ -34,7 +34,7 @@ from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import MetricWriter, log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
-from ssa_jax.training.step import AXIS, LossWeights, Step, make_train_step
+from ssa_jax.training.step import AXIS, Step, make_train_step
 
 PRETRAINED = "pretrained.json"  # in the workdir of a pretraining that is done
 WAIT_SECONDS = 1.0  # between looks at a pretraining that another process does
@@ -109,7 +109,7 @@ def train_in(
             plan.training,
             plan.validation,
             others=_unlabelled(settings, plan),
-            losses=factory.loss_weights(settings, _pixels(settings, plan.training)),
+            class_weight=factory.class_weight(settings, _pixels(settings, plan.training)),
             variables=start_variables(settings, quiet=quiet),
             validated_on=plan.validated_on,
             commit=commit,
@@ -124,7 +124,7 @@ def train_on(
     validation: Sequence[Slice],
     *,
     others: Sequence[Slice] = (),
-    losses: LossWeights,
+    class_weight: Sequence[float],
     variables: Variables,
     validated_on: str = "",
     commit: Callable[[], None],
@@ -141,7 +141,7 @@ def train_on(
         validation: labelled slices to score the network on while it trains.
         others: slices without labels of a doctor, of which every batch has a fixed share:
             unlabelled ones with `train.consistency`, else pseudo-labelled ones.
-        losses: weights of the loss.
+        class_weight: of each class in the cross entropy, background first.
         variables: initial ones.
         validated_on: hash of the validation slices; the best network is chosen anew if it changes.
         commit: called once nothing can be refused any more, before anything is written.
@@ -157,7 +157,7 @@ def train_on(
     """
     steps_per_epoch = steps_per_epoch or steps_of(settings, len(training), len(others))
     schedule, optimizer = factory.optimizer(settings, steps_per_epoch)
-    step = make_step(settings, optimizer, losses, steps_per_epoch)
+    step = make_step(settings, optimizer, steps_per_epoch)
     batches = _batches(settings, training, others)
     state = init_state(variables, optimizer, average=settings.optim.average_decay > 0)
     checkpoints = Checkpoints(workdir)
@@ -190,7 +190,7 @@ def train_on(
 
         return fit(
             state,
-            map_step(step, settings.train.mapping),
+            map_step(step, settings.train.mapping, class_weight),
             batches,
             checkpoints,
             epochs=settings.train.epochs,
@@ -270,21 +270,18 @@ def _marking_divergence(workdir: Path) -> Iterator[None]:
     remove(path)
 
 
-def make_step(
-    settings: Settings, optimizer: Any, losses: LossWeights, steps_per_epoch: int
-) -> Step:
+def make_step(settings: Settings, optimizer: Any, steps_per_epoch: int) -> Step:
     """Build the training step of the settings, to be mapped over devices.
 
     Args:
-        settings: of the network and the moving average.
+        settings: of the network, the loss and the moving average.
         optimizer: see `factory.optimizer`.
-        losses: weights of the loss.
         steps_per_epoch: converts steps to epochs.
     """
     return make_train_step(
         factory.build_model(settings, AXIS),
         optimizer,
-        losses,
+        factory.loss_weights(settings),
         steps_per_epoch=steps_per_epoch,
         average_decay=settings.optim.average_decay,
         teacher_eta=settings.self_train.eta if settings.train.consistency else None,

@@ -20,7 +20,7 @@ from ssa_jax.training.state import TrainState
 
 AXIS = "batch"  # the mapped axis: gradients, BatchNorm statistics and metrics are reduced over it
 Batch = dict[str, Any]
-Step = Callable[[TrainState, Batch], tuple[TrainState, "TrainMetrics"]]
+Step = Callable[[TrainState, Batch, Array], tuple[TrainState, "TrainMetrics"]]
 
 
 @flax.struct.dataclass
@@ -78,7 +78,6 @@ class LossWeights:
     Attributes:
         dice: weight of the Dice loss.
         cross_entropy: weight of the cross entropy.
-        class_weight: of each class in the cross entropy, background first (equation 8).
         alpha: final weight of the attention loss, see `attention.attention_weight`.
         start_epoch: epoch at which the attention loss starts (table 3).
         ramp_epochs: epochs over which its weight rises to alpha.
@@ -91,7 +90,6 @@ class LossWeights:
 
     dice: float
     cross_entropy: float
-    class_weight: tuple[float, ...]
     alpha: float
     start_epoch: float
     ramp_epochs: float
@@ -126,12 +124,16 @@ def make_train_step(
             step's number, and has metrics of no sample.
 
     Returns:
-        `step(state, batch) -> (state, metrics)`; the batch has 'image' `[B, H, W, C]` float32,
-        'mask' `[B, H, W]` int32 and 'weight' `[B, H, W, 1]` float32 in [0, 1]; it may have 'pseudo'
-        `[B]` float32, 1 for pseudo-labelled slices.
+        `step(state, batch, class_weight) -> (state, metrics)`; the batch has 'image'
+        `[B, H, W, C]` float32, 'mask' `[B, H, W]` int32 and 'weight' `[B, H, W, 1]` float32 in
+        [0, 1]; it may have 'pseudo' `[B]` float32, 1 for pseudo-labelled slices. The class weights
+        are `[max(K, 2)]` float32, background first (equation 8); being an argument, they differ
+        between rounds and folds without a compilation.
     """
 
-    def loss_of(params: Any, state: TrainState, batch: Batch) -> tuple[Array, Any]:
+    def loss_of(
+        params: Any, state: TrainState, batch: Batch, class_weight: Array
+    ) -> tuple[Array, Any]:
         prediction, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             batch["image"],
@@ -139,14 +141,18 @@ def make_train_step(
             mutable=["batch_stats"],
         )
         epoch = state.step / steps_per_epoch
-        loss, terms = total_loss(prediction, batch, settings, epoch)
+        loss, terms = total_loss(prediction, batch, class_weight, settings, epoch)
         return loss, (updates["batch_stats"], terms, prediction.logits)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
+    def step(
+        state: TrainState, batch: Batch, class_weight: Array
+    ) -> tuple[TrainState, TrainMetrics]:
         if teacher_eta is not None:
             batch = labelled_by_teacher(model, state.variables, batch, teacher_eta)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (batch_stats, terms, logits)), gradients = gradient_of(state.params, state, batch)
+        (loss, (batch_stats, terms, logits)), gradients = gradient_of(
+            state.params, state, batch, class_weight
+        )
         gradients = _over_devices(gradients)
         metrics = TrainMetrics.single_from_model_output(
             loss=loss,
@@ -180,20 +186,24 @@ def _over_devices(gradients: Any) -> Any:
 
 
 def total_loss(
-    prediction: Prediction, batch: Batch, settings: LossWeights, epoch: Array | float
+    prediction: Prediction,
+    batch: Batch,
+    class_weight: Array,
+    settings: LossWeights,
+    epoch: Array | float,
 ) -> tuple[Array, dict[str, Array]]:
     """Compute the loss (equation 7).
 
     Args:
         prediction: of the network in training mode.
-        batch: see `make_train_step`.
+        batch: see `make_train_step`, like the class weights.
+        class_weight: of each class in the cross entropy.
         settings: weights of the loss.
         epoch: epochs since the training started, with fractions.
 
     Returns:
         The loss, a scalar, and its unweighted terms by name.
     """
-    class_weight = jnp.asarray(settings.class_weight, jnp.float32)
     mask, weight = batch["mask"], batch["weight"]
     terms = segmentation_losses(
         prediction.logits,

@@ -123,13 +123,14 @@ def stand_in() -> Iterator[None]:
     make_step, map_step = training.make_step, training.map_step
     make_predict = network.make_predict
 
-    def make_step_once(settings, optimizer, losses, steps_per_epoch):
+    def make_step_once(settings, optimizer, steps_per_epoch):
         places = {"data.data_dir": "", "data.source_dir": ""}
-        key = repr((settings.replace(places), losses, steps_per_epoch))
-        return steps.setdefault(key, make_step(settings, optimizer, losses, steps_per_epoch))
+        key = repr((settings.replace(places), steps_per_epoch))
+        return steps.setdefault(key, make_step(settings, optimizer, steps_per_epoch))
 
-    def map_step_once(step, mapping):
-        return mapped.setdefault((step, mapping), map_step(step, mapping))
+    def map_step_once(step, mapping, class_weight):
+        key = (step, mapping, tuple(class_weight))
+        return mapped.setdefault(key, map_step(step, mapping, class_weight))
 
     def make_predict_once(model, *, flip):
         if flip not in predictions:

@@ -12,13 +12,13 @@ from ssa_jax.training.step import LossWeights
 SETTINGS = LossWeights(
     dice=1.0,
     cross_entropy=0.5,
-    class_weight=(1.0, 2.0),
     alpha=0.1,
     start_epoch=0.0,
     ramp_epochs=0.0,
     normalize="mean",
     stop_gradient=False,
 )
+CLASS_WEIGHT = (1.0, 2.0)
 
 
 class StandIn(nn.Module):

@@ -13,7 +13,7 @@ from ssa_jax.training.consistency import labelled_by_teacher
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.state import init_state
 from ssa_jax.training.step import make_train_step
-from tests.support.stand_in import SETTINGS, StandIn, batches
+from tests.support.stand_in import CLASS_WEIGHT, SETTINGS, StandIn, batches
 
 ETA = 0.55
 
@@ -60,8 +60,10 @@ def test_the_step_learns_what_the_moving_average_says():
     settings = dataclasses.replace(SETTINGS, pseudo=0.5)
     variables = StandIn().init(jax.random.key(1), jnp.zeros((1, 16, 16, 2)), train=False)
     made = {"steps_per_epoch": 1, "average_decay": 0.5}
-    online = map_step(make_train_step(model, optimizer, settings, **made, teacher_eta=ETA), "pmap")
-    plain = map_step(make_train_step(model, optimizer, settings, **made), "pmap")
+    online = map_step(
+        make_train_step(model, optimizer, settings, **made, teacher_eta=ETA), "pmap", CLASS_WEIGHT
+    )
+    plain = map_step(make_train_step(model, optimizer, settings, **made), "pmap", CLASS_WEIGHT)
     start = init_state(variables, optimizer, average=True)
     other = StandIn().init(jax.random.key(2), jnp.zeros((1, 16, 16, 2)), train=False)
     start = start.replace(average=jax.device_get(other))

@@ -15,7 +15,7 @@ from ssa_jax.training.mapping import map_step
 from ssa_jax.training.state import init_state
 from ssa_jax.training.step import AXIS, TrainMetrics, make_train_step
 from tests.conftest import variables_of
-from tests.support.stand_in import SETTINGS, StandIn, batches
+from tests.support.stand_in import CLASS_WEIGHT, SETTINGS, StandIn, batches
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ class Run:
             state, resumed = checkpoints.restore_last(state)
         self.state = fit(
             state,
-            map_step(step, "pmap"),
+            map_step(step, "pmap", CLASS_WEIGHT),
             Stream(data),
             checkpoints,
             epochs=EPOCHS,
@@ -221,7 +221,7 @@ def test_steps_that_are_not_finite_are_passed_over_and_counted(tmp_path):
     good = [batch for place, batch in enumerate(data) if place not in (2, 5, 6)]
     model = StandIn(axis_name=AXIS)
     step = make_train_step(model, OPTIMIZER, SETTINGS, steps_per_epoch=STEPS, average_decay=0.0)
-    mapped = map_step(step, "pmap")
+    mapped = map_step(step, "pmap", CLASS_WEIGHT)
     placed = mapped.place_state(initial_state().replace(average=None))
     for batch in good:
         placed, _ = mapped.step(placed, mapped.place_batch(batch))

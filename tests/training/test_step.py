@@ -24,7 +24,7 @@ from ssa_jax.training.step import (
 )
 from tests.conftest import variables_of
 from tests.support.golden_numbers import relative_error
-from tests.support.stand_in import SETTINGS, StandIn, batches
+from tests.support.stand_in import CLASS_WEIGHT, SETTINGS, StandIn, batches
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def train_step(model, optimizer, settings=SETTINGS, *, steps_per_epoch=1, averag
 
 def run(step, state, data, way):
     """States and metrics after every step, on the host."""
-    mapped = map_step(step, way if way in MAPPINGS else "pmap")
+    mapped = map_step(step, way if way in MAPPINGS else "pmap", CLASS_WEIGHT)
     place_state, place_batch = mapped.place_state, mapped.place_batch
     if way == "one device":  # pmap takes as many devices as the first axis is long
         place_state = place_batch = partial(jax.tree.map, lambda x: np.asarray(x)[None])
@@ -132,9 +132,9 @@ def recorded(request):
     inner = train_step(StandIn(AXIS), sgd(), settings, steps_per_epoch=2, average_decay=0.2)
     traced = []
 
-    def step(state, batch):
+    def step(state, batch, class_weight):
         traced.append(1)
-        return inner(state, batch)
+        return inner(state, batch, class_weight)
 
     start = init_state(variables_of(StandIn()), sgd(), average=True)
     before = jax.tree.map(np.array, start)
@@ -149,7 +149,7 @@ def test_the_step_is_compiled_once_and_takes_nobody_s_arrays(recorded):
 
 def test_an_unknown_mapping_is_refused():
     with pytest.raises(ValueError, match=r"train.mapping is 'vmap'; expected one of"):
-        map_step(train_step(StandIn(AXIS), sgd()), "vmap")
+        map_step(train_step(StandIn(AXIS), sgd()), "vmap", CLASS_WEIGHT)
 
 
 def test_running_average_of_parameters_and_statistics(recorded):
@@ -186,14 +186,13 @@ def test_the_weight_of_pseudo_labelled_slices_rises(epoch, factor):
     settings = dataclasses.replace(SETTINGS, alpha=0.0, pseudo=0.5, pseudo_ramp_epochs=4.0)
     (batch,) = batches(1, 8)
     two = jax.tree.map(lambda x: jnp.asarray(x)[:2], batch)
-    outputs = len(settings.class_weight) if len(settings.class_weight) > 2 else 1
-    logits = jax.random.normal(jax.random.key(0), (*two["mask"].shape, outputs))
+    logits = jax.random.normal(jax.random.key(0), (*two["mask"].shape, 1))
     maps = tuple(jnp.ones((2, 4, 4)) for _ in range(4))
 
     def loss_of(chosen, **marks):
         part = jax.tree.map(lambda x: x[chosen], {**two, **marks})
         prediction = Prediction(logits[chosen], tuple(m[chosen] for m in maps))
-        return total_loss(prediction, part, settings, epoch)[0]
+        return total_loss(prediction, part, jnp.array(CLASS_WEIGHT), settings, epoch)[0]
 
     whole = loss_of(slice(0, 2), pseudo=jnp.array([0.0, 1.0]))
     expected = (loss_of(slice(0, 1)) + factor * loss_of(slice(1, 2))) / 2
