@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--rounds", action="store_true", help="rounds of pseudo-labels in each fold, as self_train"
     )
+    cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
     summary = cross_validate(

@@ -37,8 +37,10 @@ def main(arguments: list[str]) -> None:
         "--data-dir", type=cli.local_path, help="where the records are, if they moved"
     )
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="slices to draw [0]")
+    cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
+    cli.start_processes(options)
     if options.pictures < 0:
         parser.error(f"--pictures is {options.pictures}; expected 0 or more")
     settings = load_settings(options.workdir)

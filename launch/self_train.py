@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--workdir", type=cli.local_path, required=True, help="folder for all rounds"
     )
+    cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
     observer = ReportWriter(partial(print, flush=True))

@@ -110,6 +110,29 @@ class VolumeScores:
         self._open = []
 
 
+def volume_part(slices: Sequence[Any], part: int, parts: int) -> range:
+    """Choose the slices of one of several parts of about the same size, whole volumes each.
+
+    Args:
+        slices: those of a volume are consecutive; few of them are read.
+        part: number of the part, from 0.
+        parts: their number.
+
+    Returns:
+        The indices of the part's slices.
+    """
+
+    def start(number: int) -> int:
+        place = len(slices) * number // parts
+        if 0 < place < len(slices):
+            before = slices[place - 1].volume
+            while before is not None and place < len(slices) and slices[place].volume == before:
+                place += 1
+        return place
+
+    return range(start(part), start(part + 1))
+
+
 def slice_dsc(predictions: Iterable[SlicePrediction], classes: int) -> list[list[float | None]]:
     """Compute the DSC of each lesion class in each slice.
 

@@ -20,6 +20,7 @@ from ssa_jax.experiment.rounds import self_train
 from ssa_jax.experiment.rounds_reporting import ReportWriter
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import check_start, train_in
+from ssa_jax.training.distributed import barrier, decided
 from ssa_jax.training.loop import TrainingDiverged
 
 MEND = "name another --workdir"
@@ -134,12 +135,13 @@ def run_fold(
         ValueError, OSError, TrainingDiverged: as `cross_validate`.
     """
     path = fold / data.SPLITS_FILE
-    if not path.exists():
+    if not decided(path.exists):
         splits.save_split(path, *parts)
+        barrier("split stored")
     if splits.load_split(path) != tuple(parts):
         raise ValueError(f"{path}: another split than this fold's; {MEND}")
     out = scores_of_fold(fold)
-    if not is_scored(fold):
+    if not decided(partial(is_scored, fold)):
         try:
             network = train_network(settings, fold, rounds=rounds, quiet=quiet)
         except TrainingDiverged as error:

@@ -1,17 +1,19 @@
 """Evaluation of a trained network on a split: tables and pictures in a folder, all or nothing."""
 
 import csv
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import jax
+
 from input_pipeline.files import atomic_directory, require_own, safe_name, write_bytes, write_json
-from input_pipeline.slices import Slice
+from input_pipeline.slices import Slice, Subset
 from input_pipeline.tables import read_table, write_table
 from input_pipeline.verified import file_sha256, read_signed, signed
 from ssa_jax.evaluation.metrics import CaseRow
-from ssa_jax.evaluation.scoring import SlicePrediction, VolumeScores, score
+from ssa_jax.evaluation.scoring import SlicePrediction, VolumeScores, score, volume_part
 from ssa_jax.evaluation.summary import summarize
 from ssa_jax.experiment import data, data_changes, network
 from ssa_jax.experiment.network import Network
@@ -19,6 +21,7 @@ from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.figures.drawing import png_bytes
 from ssa_jax.figures.overlays import SlicePicture, contact_sheet
+from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process, say
 
 OUTPUTS = ("metrics.json", "cases.csv", "volumes.csv", "pictures", "pictures.png")
 SHEET_ROWS = 12  # of pictures.png
@@ -38,7 +41,8 @@ def evaluate(
     """Predict and score every slice of a split; write scores and pictures to `out`.
 
     Other files in `out` are kept. Where slices make up volumes, the `standard` block is over whole
-    volumes in 3-D (`volumes.csv`) and `paper_compat` over slices.
+    volumes in 3-D (`volumes.csv`) and `paper_compat` over slices. Several processes divide the
+    slices; the scores are those of one.
 
     Args:
         settings: of the workdir; `data.data_dir` may differ.
@@ -60,14 +64,14 @@ def evaluate(
         FileExistsError: `out` holds files of these names that no evaluation wrote.
     """
     slices = data.evaluation_slices(settings, workdir, split)
-    require_own(out, OUTPUTS, what="evaluation")
+    decided(lambda: require_own(out, OUTPUTS, what="evaluation"))
     _note_changes(settings, workdir)
     net = network.restore(settings, workdir, which)
-    with (
-        atomic_directory(out, owned=OUTPUTS) as folder,
-        progress(len(slices), quiet=quiet) as bar,
-    ):
-        rows, volumes = _score_and_draw(net, slices, folder, pictures, bar.update)
+    pictures = pictures if is_main_process() else 0
+    with atomic_directory(out, owned=OUTPUTS) as folder:
+        drawing = _Drawing(net, folder, pictures)
+        rows, volumes = score_slices(net, slices, seen=drawing.add, quiet=quiet)
+        drawing.finish(slices)
         fields = settings.to_dict()
         summary = _summary(rows, volumes) | {
             "workdir": str(workdir),
@@ -82,27 +86,83 @@ def evaluate(
         tables = {path.name: file_sha256(path) for path in sorted(folder.glob("*.csv"))}
         summary["tables"] = tables
         write_json(folder / "metrics.json", signed(summary))
+    barrier("evaluated")
     return summary
 
 
 def score_slices(
-    predictions: Iterable[SlicePrediction], names: Sequence[str], tolerance: float
-) -> list[CaseRow]:
-    """Score labelled slices, or the volumes that they make up.
+    net: Network,
+    slices: Sequence[Slice],
+    *,
+    seen: Callable[[SlicePrediction, list[CaseRow]], Any] = lambda *_: None,
+    quiet: bool = True,
+) -> tuple[list[CaseRow], list[CaseRow]]:
+    """Predict and score labelled slices and the volumes that they make up.
+
+    Of several processes each takes a part, whole volumes, the main one the first; all return the
+    scores of all.
 
     Args:
-        predictions: in the order of the slices.
-        names: of the classes 1, 2, ...
-        tolerance: of NSD, in mm, or in pixels where the spacing is unknown.
+        net: the network.
+        slices: those of a volume are consecutive.
+        seen: called with each of this process's predictions and its scores.
+        quiet: show no progress.
 
     Returns:
-        A row for each class and volume, or slice where slices make up no volumes.
+        A row for each class and slice, and one for each class and volume.
     """
+    names, tolerance = net.class_names, net.settings.eval.tolerance
+    mine = Subset(slices, volume_part(slices, jax.process_index(), jax.process_count()))
     volumes, rows = VolumeScores(names, tolerance), list[CaseRow]()
-    for prediction in predictions:
-        rows += score(prediction, names, tolerance)
-        volumes.add(prediction)
-    return volumes.rows() or rows
+    with progress(len(mine), quiet=quiet or not is_main_process()) as bar:
+        for prediction in net.predict(mine):
+            scored = score(prediction, names, tolerance)
+            rows += scored
+            volumes.add(prediction)
+            seen(prediction, scored)
+            bar.update()
+    both = zip(*gathered((rows, volumes.rows())), strict=True)
+    all_rows, all_volumes = (list(itertools.chain.from_iterable(parts)) for parts in both)
+    return all_rows, all_volumes
+
+
+class _Drawing:
+    """The pictures of an evaluation: a file for each of the first slices, and one of the first.
+
+    Args:
+        net: the network.
+        folder: of the pictures.
+        count: number of slices to draw.
+    """
+
+    def __init__(self, net: Network, folder: Path, count: int) -> None:
+        self._net = net
+        self._folder = folder
+        self._count = count
+        self._drawn = 0
+        self._sheet: list[SlicePicture] = []
+
+    def add(self, prediction: SlicePrediction, scored: list[CaseRow]) -> None:
+        """Draw the next slice, unless enough are drawn."""
+        if self._drawn == self._count:
+            return
+        self._drawn += 1
+        row = self._net.picture(prediction, _title(scored))
+        path = self._folder / "pictures" / f"{safe_name(prediction.slice.id)}.png"
+        self._write(path, [row])
+        self._sheet = [*self._sheet, row][:SHEET_ROWS]
+
+    def finish(self, slices: Sequence[Slice]) -> None:
+        """Draw what another process has predicted, and the sheet of the first slices."""
+        names, tolerance = self._net.class_names, self._net.settings.eval.tolerance
+        missing = Subset(slices, range(self._drawn, min(self._count, len(slices))))
+        for prediction in self._net.predict(missing):
+            self.add(prediction, score(prediction, names, tolerance))
+        if self._sheet:
+            self._write(self._folder / "pictures.png", self._sheet)
+
+    def _write(self, path: Path, rows: Sequence[SlicePicture]) -> None:
+        write_bytes(path, png_bytes(contact_sheet(rows, class_names=self._net.class_names)))
 
 
 def read_rows(folder: Path, prefix: str) -> list[CaseRow]:
@@ -163,42 +223,14 @@ def _row_of(line: Mapping[str, str], prefix: str) -> CaseRow:
 
 def _note_changes(settings: Settings, workdir: Path) -> None:
     """Say on standard error which slices are others than the training began with."""
-    before = data_changes.stored_hashes(workdir)
+    before = data_changes.stored_hashes(workdir) if is_main_process() else None
     if before is None:
         return
     if found := data_changes.changes(before, data_changes.hashes_of(settings, before)):
-        print(
+        say(
             f"{workdir}: the data set is another than the training began with: {found}; the "
-            "scores are of the slices as they are now",
-            file=sys.stderr,
+            "scores are of the slices as they are now"
         )
-
-
-def _score_and_draw(
-    net: Network,
-    slices: Sequence[Slice],
-    folder: Path,
-    pictures: int,
-    tick: Callable[[], Any],
-) -> tuple[list[CaseRow], list[CaseRow]]:
-    """Score all slices and the volumes they make up, and draw the first slices."""
-    names, tolerance = net.class_names, net.settings.eval.tolerance
-    rows: list[CaseRow] = []
-    volumes = VolumeScores(names, tolerance)
-    sheet: list[SlicePicture] = []
-    for number, prediction in enumerate(net.predict(slices)):
-        scored = score(prediction, names, tolerance)
-        rows += scored
-        volumes.add(prediction)
-        if number < pictures:
-            row = net.picture(prediction, _title(scored))
-            path = folder / "pictures" / f"{safe_name(prediction.slice.id)}.png"
-            write_bytes(path, png_bytes(contact_sheet([row], class_names=names)))
-            sheet = [*sheet, row][:SHEET_ROWS]
-        tick()
-    if sheet:
-        write_bytes(folder / "pictures.png", png_bytes(contact_sheet(sheet, class_names=names)))
-    return rows, volumes.rows()
 
 
 def _summary(rows: Sequence[CaseRow], volumes: Sequence[CaseRow]) -> dict[str, Any]:

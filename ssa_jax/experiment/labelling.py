@@ -1,6 +1,5 @@
 """Pseudo-labels of one round on disk: predicted, passed through the trust module, described."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ssa_jax.semi_supervised.trust import (
     confidence_sums,
     pseudo_label,
 )
-from ssa_jax.training.distributed import barrier, is_main_process
+from ssa_jax.training.distributed import barrier, decided, is_main_process, say
 from ssa_jax.training.state import weights_sha256
 
 
@@ -37,11 +36,11 @@ def label_round(run: Run, number: int) -> None:
         number: of the round whose network labels, 1 or more.
     """
     folder = run.folder(number) / "pseudo"
-    if not folder.exists():
+    if not decided(folder.exists):
         with timed(run.folder(number) / "label_seconds.json"):
             _label(run, number, folder)
     for warning in manifest_of(folder)["warnings"]:
-        print(f"warning: round {number}: {warning}", file=sys.stderr, flush=True)
+        say(f"warning: round {number}: {warning}")
 
 
 def pseudo_labels(

@@ -26,7 +26,7 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import check_start, start_variables, steps_of, train_on
 from ssa_jax.semi_supervised.schedule import best_round, check_rounds, run_rounds
 from ssa_jax.semi_supervised.trust import is_doubtful
-from ssa_jax.training.distributed import barrier, is_main_process
+from ssa_jax.training.distributed import barrier, decided, is_main_process
 from ssa_jax.training.loop import TrainingDiverged
 from ssa_jax.training.state import Variables
 
@@ -69,6 +69,7 @@ def self_train(
         plan, slices = _chosen(settings, folder)
         workdir.save_settings(settings, folder)
         data.write_plan(plan.files, folder)
+        barrier("rounds begin")
         return _run_all(Run(settings, folder, slices, compile_network(settings), observer, quiet))
 
 
@@ -191,7 +192,7 @@ def train_round(run: Run, number: int) -> Row:
     """
     folder = run.folder(number)
     path = folder / "round.json"
-    if not path.exists():
+    if not decided(path.exists):
         with in_use(folder), timed(folder / "train_seconds.json"):
             row = _train(run, number)
         if is_main_process():
@@ -284,9 +285,8 @@ def _row(
     manifest = manifest_of(run.folder(number - 1) / "pseudo") if number > 1 else None
     names = run.settings.class_names
     variables, step = run.variables(number)
-    predictions = run.compiled(variables).predict(run.slices.validation)
-    cases = score_slices(predictions, names, run.settings.eval.tolerance)
-    scores = summarize(cases)["standard"]
+    slices, volumes = score_slices(run.compiled(variables), run.slices.validation)
+    scores = summarize(volumes or slices)["standard"]
     dsc = {name: scores[name]["dsc"]["mean"] for name in scores}
     dsc.setdefault(AVERAGE, dsc[names[0]])
     lesion, none = sum(pixels[1:]), dict.fromkeys(names)
@@ -318,7 +318,7 @@ def _test_once(run: Run, best: int) -> dict[str, Any] | None:
         return None
     if settings.data.validation_split == data.TEST:
         return None
-    if not path.exists():
+    if not decided(path.exists):
         evaluate(
             settings,
             run.folder(best),

@@ -29,7 +29,7 @@ from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.provenance import keep_saved, keep_training, says_saved
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
-from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process
+from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process, say
 from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import MetricWriter, log_sha256, require_log
@@ -99,7 +99,7 @@ def train_in(
 
         def commit() -> None:
             for note in filter(None, (*changed, plan.note)):
-                print(f"{workdir}: {note}", file=sys.stderr, flush=True)
+                say(f"{workdir}: {note}")
             workdirs.save_settings(settings, workdir, may_change)
             data.write_plan(plan.files, workdir)
 
@@ -171,9 +171,9 @@ def train_on(
     keep_training(workdir, settings, slices=len(training) + len(others))
     network = compile_network(settings)
     main = is_main_process()
-    if main and not quiet and start < total:
+    if not quiet and start < total:
         begins = f"going on from step {start} of {total}" if start else f"{total} steps"
-        print(f"{workdir}: {begins}; the first is being compiled", file=sys.stderr, flush=True)
+        say(f"{workdir}: {begins}; the first is being compiled")
     with (
         MetricWriter(workdir, resume_step=start) if main else nullcontext() as writer,
         progress(total, initial=start, quiet=quiet or not main, what=what) as bar,
@@ -241,16 +241,14 @@ def _resumed(
     state, resumed = checkpoints.restore_last(state)
     note = require_log(workdir, int(state.step), resumed.get("log"))
     for text in [*checkpoints.notes, *([note] if note else [])]:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
     if resumed.get("validated_on", validated_on) != validated_on:
         resumed["best"] = -math.inf
     if resumed["best"] > -math.inf and not workdirs.has_checkpoints(workdir, ["best"]):
         resumed["best"] = -math.inf
-        print(
+        say(
             f"{workdir / 'checkpoints' / 'best'}: no checkpoint, though there was one; the best "
-            "network is chosen anew from the epochs to come (--which last takes the last)",
-            file=sys.stderr,
-            flush=True,
+            "network is chosen anew from the epochs to come (--which last takes the last)"
         )
     return state, resumed
 
@@ -336,15 +334,15 @@ def _pretrain(settings: Settings, folder: Path, *, quiet: bool) -> None:
     path, waiting = folder / PRETRAINED, False
     while not decided(path.exists):
         try:
-            if is_main_process() and not waiting:
-                print(f"{folder}: pretraining", file=sys.stderr, flush=True)
+            if not waiting:
+                say(f"{folder}: pretraining")
             state = train_in(settings, folder, quiet=quiet)
             write_json(path, {"step": int(state.step)})
         except BlockingIOError as error:  # another training of a sweep does it
             if jax.process_count() > 1:
                 raise
             if not waiting:
-                print(f"{error}; waiting", file=sys.stderr, flush=True)
+                say(f"{error}; waiting")
             waiting = True
             time.sleep(WAIT_SECONDS)
 

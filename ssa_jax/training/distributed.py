@@ -5,6 +5,7 @@ A decision that leads to a file or to a collective operation is taken by the mai
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -112,6 +113,16 @@ def barrier(name: str) -> None:
 def is_main_process() -> bool:
     """Return whether this process is the one that writes files."""
     return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, once for all processes.
+
+    Args:
+        text: of the line.
+    """
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def decided(function: Callable[[], T]) -> T:
