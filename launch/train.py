@@ -28,12 +28,20 @@ def main(arguments: list[str]) -> None:
         help="go on with slices that were added, gone or changed since the training began",
     )
     cli.add_process_flags(parser)
+    parser.add_argument(
+        "--profile",
+        type=cli.positive_int,
+        default=0,
+        metavar="STEPS",
+        help="record a profile of so many steps in WORKDIR/profile, for TensorBoard or Perfetto",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options, settings = cli.parse_with_settings(parser, arguments)
     state = train(
         settings,
         options.workdir,
         accept_data_changes=options.accept_data_changes,
+        profile=options.profile,
         quiet=options.quiet,
     )
     print(f"Trained to step {int(state.step)}: {options.workdir}")

@@ -26,6 +26,7 @@ from launch.cli import positive_int
 from ssa_jax.experiment.factory import DTYPES
 from ssa_jax.models.decoder import Decoder
 from ssa_jax.models.layers import SpatialConv
+from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.resnet import ResNet34
 from ssa_jax.models.ssa_net import Prediction, SSANet
 from ssa_jax.ops import tuning
@@ -51,10 +52,6 @@ SETTINGS = LossWeights(
     stop_gradient=False,
 )
 CLASS_WEIGHT = (1.0, 1.0)
-# Pixels of the image for each pixel that a layer's kernel is applied to, by the layer's name.
-SCALES = {"stem": 4, "stage1": 16, "stage2": 64, "stage3": 256, "stage4": 1024}
-DECODER_SCALES = {"layer4": 1024, "layer3": 256, "layer2": 64, "layer1": 16}
-HEAD_SCALES = {"head_deconv1": 4, "head_conv2": 1, "head_conv3": 1}
 
 
 def add_options(parser: argparse.ArgumentParser, *, training: bool) -> None:
@@ -118,7 +115,7 @@ def _compared(
     with in_processes(makers) as clocks:
         seconds = read_in_turns(clocks, repeats)
     best = best_of({name: seconds[name] for name in names}) if names else None
-    passes = 3 if training else 1
+    passes = PASSES_OF_A_STEP if training else 1
     gflops = count * passes * batch * operations(_shapes(), size) / 1e9
     return [
         {
@@ -152,36 +149,6 @@ def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
         "mask": (rng.random((batch, size, size)) > 0.9).astype(np.int32),
         "weight": np.ones((batch, size, size, 1), np.float32),
     }
-
-
-def operations(params: Any, size: int) -> float:
-    """Count the multiplications and additions of a forward pass over one image.
-
-    A kernel is applied to every pixel of its output, a transposed one to every pixel of its input
-    and a kernel of the spatial convolution to every position but those of the first slice. Padding
-    is counted; what an implementation saves is not.
-
-    Args:
-        params: of the network, arrays or shapes.
-        size: height and width of the image in pixels.
-    """
-    pixels = size * size
-    side = size // 32
-    total = 0.0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        names = [key.key for key in path]
-        if len(leaf.shape) < 3:
-            continue
-        if names[0] == "spatial_conv":
-            visited: float = side * (side - 1)
-        elif names[0] == "encoder":
-            visited = pixels / SCALES[names[1].partition("_")[0]]
-        elif names[1] in HEAD_SCALES:
-            visited = pixels / HEAD_SCALES[names[1]]
-        else:
-            visited = pixels / DECODER_SCALES[names[1]] * (4 if names[2] == "conv3" else 1)
-        total += 2.0 * leaf.size * visited
-    return total
 
 
 def _optimizer() -> optax.GradientTransformation:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from input_pipeline.datasets import catalog
 from input_pipeline.preprocess import Preprocessing
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.semi_supervised.trust import Trust
 from ssa_jax.training.losses import class_weights
@@ -170,6 +171,17 @@ def fresh_variables(settings: Settings) -> Variables:
     """
     key = jax.random.fold_in(jax.random.key(settings.seed), 0)
     return init_variables(build_model(settings), key, preprocessing(settings).channels)
+
+
+def operations_of_step(settings: Settings, params: Any) -> float:
+    """Count the multiplications and additions of a training step, over all devices.
+
+    Args:
+        settings: whose batch and image size are read.
+        params: of the network.
+    """
+    of_image = PASSES_OF_A_STEP * operations(params, settings.data.image_size)
+    return settings.train.batch_size * of_image
 
 
 def local_batch(settings: Settings) -> int:

@@ -40,6 +40,19 @@ def progress(
     return nullcontext(_Lines(total, initial, what))
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: '40 s', '12 min', '3.5 h'.
+
+    Args:
+        seconds: of the time.
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 class _Lines:
     """Progress as a line every thirty seconds; nothing is printed of what takes less."""
 
@@ -49,15 +62,25 @@ class _Lines:
         self._label = f"{what}: " if what else ""
         self._text = ""
         self._start = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # time and number of the first steps
 
     def update(self, n: int = 1) -> None:
         self.n += n
         now = time.monotonic()
+        self._first = self._first or (now, self.n)
         if now - self._last < SECONDS:
             return
         self._last = now
         done = f"{self._label}{self.n} of {self._total} steps after {now - self._start:.0f} s"
-        print(f"{done}{self._text}", file=sys.stderr, flush=True)
+        print(f"{done}{self._left(now)}{self._text}", file=sys.stderr, flush=True)
+
+    def _left(self, now: float) -> str:
+        """Estimate the time left by the speed since the first steps, which compile."""
+        assert self._first is not None
+        since, done = self._first
+        if self.n == done or self.n >= self._total:
+            return ""
+        return f", about {duration((now - since) / (self.n - done) * (self._total - self.n))} left"
 
     def set_postfix_str(self, s: str = "") -> None:
         self._text = f", {s}" if s else ""

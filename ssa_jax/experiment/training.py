@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.initial import check_initial, initial_variables
 from ssa_jax.experiment.lock import in_use
 from ssa_jax.experiment.network import Network, compile_network
-from ssa_jax.experiment.progress import progress
 from ssa_jax.experiment.provenance import keep_saved, keep_training, says_saved
+from ssa_jax.experiment.reporting import reporting
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
-from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process, say
+from ssa_jax.training.distributed import barrier, decided, gathered, say
 from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
-from ssa_jax.training.metric_log import MetricWriter, log_sha256, require_log
+from ssa_jax.training.metric_log import log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, Step, make_train_step
 
@@ -41,7 +41,12 @@ WAIT_SECONDS = 1.0  # between looks at a pretraining that another process does
 
 
 def train(
-    settings: Settings, workdir: Path, *, accept_data_changes: bool = False, quiet: bool
+    settings: Settings,
+    workdir: Path,
+    *,
+    accept_data_changes: bool = False,
+    profile: int = 0,
+    quiet: bool,
 ) -> TrainState:
     """Train to the end, from the workdir's last checkpoint where there is one.
 
@@ -49,6 +54,7 @@ def train(
         settings: of the data set, the network and the training.
         workdir: folder for checkpoints, metrics and the split.
         accept_data_changes: go on with slices that were added, gone or changed since.
+        profile: number of steps to profile, soon after the start, in `workdir/profile`.
         quiet: show no progress.
 
     Returns:
@@ -61,7 +67,13 @@ def train(
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     try:
-        return train_in(settings, workdir, accept_data_changes=accept_data_changes, quiet=quiet)
+        return train_in(
+            settings,
+            workdir,
+            accept_data_changes=accept_data_changes,
+            profile=profile,
+            quiet=quiet,
+        )
     except TrainingDiverged as error:
         raise TrainingDiverged(
             f"{error} by the same command, --config.optim.learning_rate="
@@ -72,7 +84,12 @@ def train(
 
 
 def train_in(
-    settings: Settings, workdir: Path, *, accept_data_changes: bool = False, quiet: bool
+    settings: Settings,
+    workdir: Path,
+    *,
+    accept_data_changes: bool = False,
+    profile: int = 0,
+    quiet: bool,
 ) -> TrainState:
     """Train as `train` does; the error about a loss that is not finite leaves out what to do."""
     factory.check(settings)
@@ -113,6 +130,7 @@ def train_in(
             variables=start_variables(settings, quiet=quiet),
             validated_on=plan.validated_on,
             commit=commit,
+            profile=profile,
             quiet=quiet,
         )
 
@@ -129,6 +147,7 @@ def train_on(
     validated_on: str = "",
     commit: Callable[[], None],
     steps_per_epoch: int | None = None,
+    profile: int = 0,
     quiet: bool,
     what: str | None = None,
 ) -> TrainState:
@@ -146,6 +165,7 @@ def train_on(
         validated_on: hash of the validation slices; the best network is chosen anew if it changes.
         commit: called once nothing can be refused any more, before anything is written.
         steps_per_epoch: steps of an epoch; None for as many as one pass over all slices has.
+        profile: see `train`.
         quiet: show no progress.
         what: label before the progress bar.
 
@@ -170,24 +190,21 @@ def train_on(
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training) + len(others))
     network = compile_network(settings)
-    main = is_main_process()
-    if not quiet and start < total:
-        begins = f"going on from step {start} of {total}" if start else f"{total} steps"
-        say(f"{workdir}: {begins}; the first is being compiled")
     with (
-        MetricWriter(workdir, resume_step=start) if main else nullcontext() as writer,
-        progress(total, initial=start, quiet=quiet or not main, what=what) as bar,
+        reporting(
+            settings,
+            workdir,
+            variables["params"],
+            rate=lambda done: float(schedule(done // settings.optim.accumulate_steps)),
+            start=start,
+            total=total,
+            profile=profile,
+            quiet=quiet,
+            what=what,
+        ) as reporter,
         _stop_flag() as stop_requested,
         _marking_divergence(workdir),
     ):
-
-        def report(step: int, values: dict[str, float]) -> None:
-            update = step // settings.optim.accumulate_steps
-            if writer is not None:
-                writer.write(step, values | {"learning_rate": float(schedule(update))})
-            if "validation/dsc" in values:
-                bar.set_postfix_str(f"validation DSC {values['validation/dsc']:.3f}")
-
         return fit(
             state,
             map_step(step, settings.train.mapping, class_weight),
@@ -203,9 +220,10 @@ def train_on(
                 "log": decided(lambda: log_sha256(workdir, total)),
                 "validated_on": validated_on,
             },
-            report=report,
-            ticks=lambda step: bar.update(step - bar.n),
+            report=reporter.report,
+            ticks=reporter.tick,
             stop_requested=stop_requested,
+            clock=reporter.clock,
             saved=lambda: keep_saved(workdir),
         )
 

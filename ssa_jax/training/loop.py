@@ -9,6 +9,7 @@ import numpy as np
 
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.mapping import MappedStep
+from ssa_jax.training.speed import StepClock
 from ssa_jax.training.state import TrainState, Variables
 from ssa_jax.training.step import TrainMetrics
 
@@ -157,6 +158,7 @@ def fit(
     report: Callable[[int, dict[str, float]], None],
     ticks: Callable[[int], Any],
     stop_requested: Callable[[int], bool],
+    clock: StepClock | None = None,
     saved: Callable[[], Any] = lambda: None,
 ) -> TrainState:
     """Train to the end.
@@ -178,6 +180,7 @@ def fit(
         ticks: called with the step's number after each step (a progress bar).
         stop_requested: called with the step's number after each step; True ends the training, in
             all processes at the same step.
+        clock: measures the steps.
         saved: called after each checkpoint of the state.
 
     Returns:
@@ -188,6 +191,7 @@ def fit(
         Interrupted: `stop_requested` returned True; the state is saved at that step.
     """
     meter = Meter(mapped.fetch, skip_nonfinite)
+    clock = clock or StepClock()
     best = -math.inf
     if resumed is not None:
         batches.set_state(resumed["batches"])
@@ -205,9 +209,12 @@ def fit(
         saved()
 
     while step < epochs * steps_per_epoch:
-        placed, metrics = mapped.step(placed, mapped.place_batch(next(batches)))
+        with clock.waiting():
+            batch = mapped.place_batch(next(batches))
+        placed, metrics = mapped.step(placed, batch)
         step += 1
         meter.push(step, metrics)
+        clock.step()
         ticks(step)
         if step % steps_per_epoch == 0:
             meter.flush()
@@ -226,6 +233,7 @@ def fit(
             report(step, values | {"epoch": float(epoch)})
             if due:
                 save()
+                clock.pause()
         if stop_requested(step):
             meter.flush()
             save()

@@ -52,6 +52,23 @@ class MetricWriter:
         start = SessionLog(status=SessionLog.START)
         self._events.write_event(Event(wall_time=time.time(), step=first, session_log=start))
 
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Write values of a step to the TensorBoard events alone, as they differ between runs.
+
+        Args:
+            step: as of `write`.
+            values: by name.
+
+        Raises:
+            OSError: a file cannot be written; the error has the file's name.
+        """
+        try:
+            self._add_events(step, values)
+            self._events.flush()
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step.
 
@@ -64,9 +81,7 @@ class MetricWriter:
         """
         try:
             self._lines.writerows((step, name, repr(float(v))) for name, v in values.items())
-            for name, value in values.items():
-                scalar = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])
-                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
+            self._add_events(step, values)
             self.flush()
         except OSError as error:
             error.filename = error.filename or str(self._path)
@@ -76,6 +91,11 @@ class MetricWriter:
         """Flush both files to the operating system."""
         self._file.flush()
         self._events.flush()
+
+    def _add_events(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            scalar = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
 
     def close(self) -> None:
         """Close both files; nothing can be written afterwards.

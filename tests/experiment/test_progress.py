@@ -35,7 +35,7 @@ def test_a_line_now_and_then_without_a_terminal(
                 bar.set_postfix_str(text)
     assert bar.n == 60
     assert capsys.readouterr().err.splitlines() == [
-        "round 1: 9 of 60 steps after 32 s",
+        "round 1: 9 of 60 steps after 32 s, about 3 min left",
         "round 1: 60 of 60 steps after 70 s, DSC 0.5",
     ]
     with progress(2, quiet=True) as bar:

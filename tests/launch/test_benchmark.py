@@ -5,14 +5,12 @@ import itertools
 import json
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
 from launch import cli
 from launch.benchmark import __main__ as benchmark
-from launch.benchmark import network, results, spatial_conv, timing
-from ssa_jax.models.ssa_net import SSANet
+from launch.benchmark import results, spatial_conv, timing
 from ssa_jax.ops import tuning
 from tests.support import golden_numbers as golden
 
@@ -55,32 +53,6 @@ def test_spread_and_best():
     assert timing.spread(np.array([4.0, 1.0, 2.0])) == "2 [1, 4]"
     slow, fast = np.array([1.0, 5.0, 5.0]), np.array([2.0, 2.0, 9.0])
     assert timing.best_of({"slow": slow, "fast": fast}) == "fast"
-
-
-def test_operations_are_those_that_torchvision_publishes_for_resnet34():
-    model = SSANet(encoder="torchvision")
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    encoder = {"encoder": shapes["params"]["encoder"]}
-    # 3.66 billion multiply-adds, of which the classifier, which we lack, has half a million.
-    assert network.operations(encoder, 224) / 2 == pytest.approx(3.664e9 - 0.5e6, rel=1e-3)
-
-
-def test_operations_of_the_decoder_and_the_spatial_convolution():
-    def count(*path, shape):
-        tree = {"kernel": np.zeros(shape)}
-        for name in reversed(path):
-            tree = {name: tree}
-        return network.operations(tree, 64)
-
-    # 64 px: e4 is 2 x 2. The last decoder layer goes from 16 x 16 to 32 x 32.
-    assert count("decoder", "layer1", "conv1", shape=(1, 1, 8, 2)) == 2 * 16 * 256
-    assert count("decoder", "layer1", "deconv2", shape=(3, 3, 2, 2)) == 2 * 36 * 256
-    assert count("decoder", "layer1", "conv3", shape=(1, 1, 2, 4)) == 2 * 8 * 1024
-    assert count("decoder", "head_deconv1", shape=(4, 4, 4, 2)) == 2 * 128 * 1024
-    assert count("decoder", "head_conv3", shape=(3, 3, 2, 1)) == 2 * 18 * 4096
-    assert count("spatial_conv", shape=(9, 4, 4)) == 2 * 144 * 2
-    assert count("encoder", "stem_norm", shape=(64,)) == 0
 
 
 def test_least_time_of_the_spatial_convolution():

@@ -139,6 +139,7 @@ def stand_in() -> Iterator[None]:
 
     with (
         mock.patch.object(factory, "build_model", lambda _, axis=None: StandIn(axis_name=axis)),
+        mock.patch.object(factory, "operations_of_step", lambda *_: 1e9),
         mock.patch.object(training, "make_step", make_step_once),
         mock.patch.object(training, "map_step", map_step_once),
         mock.patch.object(network, "make_predict", make_predict_once),
