@@ -39,6 +39,7 @@ def _data() -> ConfigDict:
     # 'anatomy' (those of -1250 and 250 HU by its lung and soft tissue) or 'window' (0 and 255, of
     # slices known to show -1250 to 250 HU). Not for slices in HU.
     data.grey_values = "percentiles"
+    data.cache_gb = 8.0  # memory of each process for prepared slices; the others are read each time
     return data
 
 

@@ -4,7 +4,9 @@ Random numbers depend on the seed and on an example's position in the stream onl
 on the number of threads or processes: N shards together yield the examples of a single shard.
 """
 
+import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from input_pipeline.slices import Slice
 READ_THREADS = 2
 PREFETCH_BATCHES = 4
 NO_MIXING = Mixing()
+GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,47 @@ class EvalBatch:
     grids: list[Grid]
 
 
-class _PreparedSlices:
-    """Prepared slices by index, each prepared on first use and kept (16 bytes per pixel)."""
+class _Budget:
+    """Memory for prepared slices, which the pools of a stream share."""
 
-    def __init__(self, slices: Sequence[Slice], preprocessing: Preprocessing) -> None:
+    def __init__(self, gigabytes: float) -> None:
+        self._left = gigabytes * GB
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes, if there are as many left."""
+        with self._lock:
+            enough = size <= self._left
+            self._left -= size if enough else 0
+        return enough
+
+
+class _PreparedSlices:
+    """Prepared slices by index, kept while there is memory (16 bytes per pixel), else made anew.
+
+    Which of them are kept changes nothing but the time: in a shuffled stream each is as likely to
+    come next, so that the first ones are as good as any.
+    """
+
+    def __init__(
+        self, slices: Sequence[Slice], preprocessing: Preprocessing, budget: _Budget
+    ) -> None:
         self._slices = slices
         self._preprocessing = preprocessing
+        self._budget = budget
         self._kept: dict[int, Example] = {}
 
     def __len__(self) -> int:
         return len(self._slices)
 
     def __getitem__(self, index: int) -> Example:
-        if index not in self._kept:
-            made = prepare_slice(self._slices[index], self._preprocessing)
-            self._kept[index] = _arrays(made)
-        return self._kept[index]
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        made = _arrays(prepare_slice(self._slices[index], self._preprocessing))
+        if self._budget.take(sum(array.nbytes for array in made.values())):
+            self._kept[index] = made
+        return made
 
 
 def _arrays(made: Prepared) -> Example:
@@ -86,6 +114,7 @@ def train_iterator(
     batch_size: int,
     seed: int,
     mixing: Mixing = NO_MIXING,
+    cache_gb: float = math.inf,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -96,12 +125,14 @@ def train_iterator(
     augmentation included, of batch k of a single shard with the sum of the batch sizes.
 
     Args:
-        slices: labelled slices; each is read and prepared once.
+        slices: labelled slices.
         preprocessing: how slices become network input.
         augmentation: random changes; None for none.
         batch_size: examples in each batch of this process, 1 or more.
         seed: 0 to 2**32 - 1; the same seed gives the same bits.
         mixing: how often a slice is mixed with another one of them.
+        cache_gb: memory for prepared slices, which are read once then; the others are read and
+            prepared each time.
         shard_index: number of this process, from 0.
         shard_count: number of processes.
 
@@ -115,7 +146,7 @@ def train_iterator(
             if a slice cannot be prepared.
     """
     _check(len(slices), batch_size, seed, shard_index, shard_count)
-    source = _PreparedSlices(slices, preprocessing)
+    source = _PreparedSlices(slices, preprocessing, _Budget(cache_gb))
     stream = _examples(source, augmentation, seed)
     if mixing:
         partners = _examples(source, augmentation, _derived(seed, 1))
@@ -132,6 +163,7 @@ def two_pool_iterator(
     batch_size: int,
     seed: int,
     mixing: Mixing = NO_MIXING,
+    cache_gb: float = math.inf,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -147,6 +179,7 @@ def two_pool_iterator(
         batch_size: see `train_iterator`.
         seed: see `train_iterator`.
         mixing: how often a slice is mixed with one of the other pool.
+        cache_gb: see `train_iterator`.
         shard_index: see `train_iterator`.
         shard_count: see `train_iterator`.
 
@@ -157,10 +190,10 @@ def two_pool_iterator(
     Raises:
         ValueError: as `train_iterator`.
     """
-    sources = []
+    sources, budget = [], _Budget(cache_gb)
     for pool in (labelled, pseudo):
         _check(len(pool.slices), batch_size, seed, shard_index, shard_count)
-        sources.append(_PreparedSlices(pool.slices, preprocessing))
+        sources.append(_PreparedSlices(pool.slices, preprocessing, budget))
     pools = list(zip(sources, (labelled.augmentation, pseudo.augmentation), strict=True))
     streams = []
     for number, (own, other) in enumerate((pools, pools[::-1])):
@@ -182,6 +215,7 @@ def teacher_iterator(
     seed: int,
     strong: Augmentation,
     cutmix: float,
+    cache_gb: float = math.inf,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -195,6 +229,7 @@ def teacher_iterator(
         seed: see `train_iterator`.
         strong: random changes of the weak view that make the strong one; changes of intensity.
         cutmix: probability that the slices of a pair exchange a box.
+        cache_gb: see `train_iterator`.
         shard_index: see `train_iterator`.
         shard_count: see `train_iterator`.
 
@@ -205,10 +240,10 @@ def teacher_iterator(
     Raises:
         ValueError: as `train_iterator`.
     """
-    streams = []
+    streams, budget = [], _Budget(cache_gb)
     for number, pool in enumerate((labelled, unlabelled)):
         _check(len(pool.slices), batch_size, seed, shard_index, shard_count)
-        source = _PreparedSlices(pool.slices, preprocessing)
+        source = _PreparedSlices(pool.slices, preprocessing, budget)
         streams.append(_examples(source, pool.augmentation, _derived(seed, number)))
     pair = partial(_pair, strong=strong, cutmix=cutmix)
     pairs = grain.experimental.ZipMapDataset(streams).seed(_derived(seed, 2)).random_map(pair)

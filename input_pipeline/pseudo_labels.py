@@ -18,7 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from input_pipeline.files import UNFINISHED, atomic_file, remove, write_json
 from input_pipeline.records import Records, text_of, write_hashes
-from input_pipeline.slices import LazySequence, Slice
+from input_pipeline.slices import LazySequence, Slice, Slices
 from input_pipeline.verified import read_signed, signed
 
 SHARD_SLICES = 64  # records in each file
@@ -181,7 +181,7 @@ class PseudoLabels(LazySequence[PseudoLabel]):
         )
 
 
-class PseudoSlices(LazySequence[Slice]):
+class PseudoSlices(Slices):
     """Unlabelled slices with their pseudo-labels, to train on.
 
     Args:

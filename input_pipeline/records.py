@@ -1,14 +1,14 @@
 """Records in a folder that TFDS reads, each checked by the hash of what was written.
 
 Beside the records, `hashes.json` holds the id and the hash of each one, in their order, so that a
-damaged, missing or exchanged record is found where it is read. Records of older versions have no
-such file and are read unchecked.
+damaged, missing or exchanged record is found where it is read; and what else the writer says of it,
+so that this need not be read. Records of older versions have no such file and are read unchecked.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -97,7 +97,7 @@ class Records(LazySequence[dict[str, Any]]):
             record = self._source[index]
         except Exception as error:  # of array_record, protobuf, zlib, TFDS
             raise self._unreadable(self._shard(index), error) from error
-        if self._known is not None and record_sha256(record) != self._known[index][1]:
+        if self._known is not None and record_sha256(record) != self._known[index].sha256:
             raise ValueError(
                 f"{self._shard(index)}: damaged or exchanged: record {index} of {self._split!r} is "
                 f"another than was written; {self._mend}"
@@ -107,8 +107,17 @@ class Records(LazySequence[dict[str, Any]]):
     def hashes(self) -> list[tuple[str, str]]:
         """Return the id and the hash of each record; where they are not stored, all are read."""
         if self._known is not None:
-            return self._known
+            return [(row.id, row.sha256) for row in self._known]
         return [(text_of(record["id"]), record_sha256(record)) for record in self]
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether something is stored of every record besides."""
+        return bool(self._known) and all(row.facts is not None for row in self._known or ())
+
+    def facts(self, index: int) -> Any:
+        """Return what `write_hashes` stored of a record besides; None if nothing is stored."""
+        return None if self._known is None else self._known[index].facts
 
     def _shard(self, index: int) -> Path:
         """Return the file of a record, or the folder if its metadata does not say."""
@@ -122,30 +131,50 @@ class Records(LazySequence[dict[str, Any]]):
         return ValueError(f"{path}: cannot be read ({_reason(error)}); {self._mend}")
 
 
-def write_hashes(folder: Path, splits: Iterable[str], mend: str) -> None:
+def write_hashes(
+    folder: Path,
+    splits: Iterable[str],
+    mend: str,
+    facts: Callable[[dict[str, Any]], Any] = lambda record: None,
+) -> None:
     """Read all records of a folder and store their hashes.
 
     Args:
         folder: with records that TFDS reads.
         splits: names of its splits.
         mend: what to do if they cannot be read, for the messages.
+        facts: returns what is stored of a record besides, which JSON can hold.
 
     Raises:
         ValueError: a record cannot be read.
         OSError: the file cannot be written.
     """
-    found = {split: Records(folder, split, mend).hashes() for split in splits}
+    found = {
+        split: [
+            _Row(text_of(record["id"]), record_sha256(record), facts(record))
+            for record in Records(folder, split, mend)
+        ]
+        for split in splits
+    }
     write_json(folder / HASHES, signed(found))
 
 
-def _read_hashes(folder: Path, mend: str) -> dict[str, list[tuple[str, str]]]:
-    """Read the ids and hashes of the records by split; empty where none are stored."""
+class _Row(NamedTuple):
+    """What is stored of a record; older versions have no facts."""
+
+    id: str
+    sha256: str
+    facts: Any = None
+
+
+def _read_hashes(folder: Path, mend: str) -> dict[str, list[_Row]]:
+    """Read what is stored of the records by split; empty where nothing is."""
     path = folder / HASHES
     if not path.exists():
         return {}
     stored = read_signed(path, mend)
     try:
-        return {split: [(id_, sha) for id_, sha in rows] for split, rows in stored.items()}
+        return {split: [_Row(*row) for row in rows] for split, rows in stored.items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: holds no ids and hashes ({error}); {mend}") from error
 

@@ -1,9 +1,9 @@
 """One CT slice, and sequences whose slices are made each time they are accessed."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, overload
+from typing import Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -71,7 +71,69 @@ class LazySequence(Sequence[T], Generic[T]):
         return self._item(int(index) % count)
 
 
-class Subset(LazySequence[Slice]):
+class About(NamedTuple):
+    """What is known of a slice without its pixels.
+
+    Attributes:
+        id: as of `Slice`, like the next two.
+        patient: see there.
+        volume: see there.
+        pixels: number of pixels of each class, background first; None if it is unlabelled, or if
+            pixels have weights.
+    """
+
+    id: str
+    patient: str
+    volume: str | None
+    pixels: tuple[int, ...] | None
+
+
+class Slices(LazySequence[Slice]):
+    """Slices, of which some is known before they are read."""
+
+    def known(self, index: int) -> About | None:
+        """Return what is known of a slice without reading it; None if it has to be read.
+
+        Args:
+            index: of the slice, 0 or more.
+        """
+        del index
+        return None
+
+
+def known(slices: Sequence[Slice], index: int) -> About | None:
+    """Return what `Slices.known` does; None for other sequences.
+
+    Args:
+        slices: any.
+        index: of the slice, 0 or more.
+    """
+    return slices.known(index) if isinstance(slices, Slices) else None
+
+
+def about(slices: Sequence[Slice], index: int) -> About:
+    """Return what `Slices.known` does, or read the slice for it.
+
+    Args:
+        slices: any.
+        index: of the slice, 0 or more.
+    """
+    found = known(slices, index)
+    if found is not None:
+        return found
+    item = slices[index]
+    pixels = None
+    if item.mask is not None and item.weight is None:
+        pixels = tuple(np.bincount(item.mask.ravel()).tolist())
+    return About(item.id, item.patient, item.volume, pixels)
+
+
+def abouts(slices: Sequence[Slice]) -> Iterator[About]:
+    """Yield what `about` returns, of each slice."""
+    return (about(slices, index) for index in range(len(slices)))
+
+
+class Subset(Slices):
     """Some of the slices of another sequence.
 
     Args:
@@ -89,8 +151,12 @@ class Subset(LazySequence[Slice]):
     def _item(self, index: int) -> Slice:
         return self._slices[self._indices[index]]
 
+    def known(self, index: int) -> About | None:
+        """See `Slices.known`."""
+        return known(self._slices, self._indices[index])
 
-class Concatenated(LazySequence[Slice]):
+
+class Concatenated(Slices):
     """The slices of one sequence followed by those of another.
 
     Args:
@@ -108,3 +174,9 @@ class Concatenated(LazySequence[Slice]):
     def _item(self, index: int) -> Slice:
         split = len(self._first)
         return self._first[index] if index < split else self._second[index - split]
+
+    def known(self, index: int) -> About | None:
+        """See `Slices.known`."""
+        split = len(self._first)
+        chosen = (self._first, index) if index < split else (self._second, index - split)
+        return known(*chosen)

@@ -1,5 +1,6 @@
 """Choose the slices to train on and those to validate on, by patient, and store the choice."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -38,14 +39,15 @@ def split_by_patient(
             f"cannot hold out {holdout} of {len(patients)} slices, "
             f"expected a number from 1 to {len(patients) - 1}"
         )
-    names = sorted(set(patients))
+    sizes = Counter(patients)
+    names = sorted(sizes)
     held: set[str] = set()
     count = 0
     for index in np.random.default_rng(seed).permutation(len(names)):
         if count >= holdout:
             break
         held.add(names[index])
-        count += sum(patient == names[index] for patient in patients)
+        count += sizes[names[index]]
     if count == len(patients):
         raise ValueError(
             f"holding out {holdout} slices takes all {len(names)} patients; hold out fewer slices"

@@ -24,7 +24,7 @@ from input_pipeline.datasets.folder import Folder
 from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
 from input_pipeline.datasets.patients_table import PATIENTS
-from input_pipeline.datasets.record_slices import RecordSlices
+from input_pipeline.datasets.record_slices import RecordSlices, facts_of
 from input_pipeline.datasets.report import Report
 from input_pipeline.datasets.volume_builder import VolumeBuilder
 from input_pipeline.datasets.volumes import Options
@@ -186,7 +186,7 @@ def build(
         write_records(builder, progress)
         report.raise_faults(source_dir or data_dir)
         built = Path(builder.data_dir)
-        write_hashes(built, builder.info.splits, MEND)
+        write_hashes(built, builder.info.splits, MEND, facts_of)
         lungs = builder.lungs if isinstance(builder, VolumeBuilder) else None
         card = {"sha256": source, "notes": report.notes, "lungs": lungs and lungs._asdict()}
         write_json(built / SOURCE_FILE, card | {"axes": options.axes, "labels": options.labels})

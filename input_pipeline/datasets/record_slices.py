@@ -1,13 +1,26 @@
 """The slices of a built data set, decoded from its records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from input_pipeline.records import text_of
-from input_pipeline.slices import LazySequence, Slice
+import numpy as np
+
+from input_pipeline.records import Records, text_of
+from input_pipeline.slices import About, Slice, Slices
 
 
-class RecordSlices(LazySequence[Slice]):
+def facts_of(record: Mapping[str, Any]) -> list[Any]:
+    """Return what is stored of a record beside its hash: patient, volume, pixels of each class.
+
+    Args:
+        record: of a slice.
+    """
+    mask = record.get("mask")
+    pixels = None if mask is None else np.bincount(np.ravel(mask)).tolist()
+    return [text_of(record["patient"]), text_of(record.get("volume", "")), pixels]
+
+
+class RecordSlices(Slices):
     """The slices of one built split, decoded each time they are accessed.
 
     Args:
@@ -16,10 +29,11 @@ class RecordSlices(LazySequence[Slice]):
         binary: whether to read both lesion classes as 1.
     """
 
-    def __init__(self, source: Sequence[dict[str, Any]], labelled: bool, binary: bool) -> None:
+    def __init__(self, source: Records, labelled: bool, binary: bool) -> None:
         self._source = source
         self._labelled = labelled
         self._binary = binary
+        self._ids = [name for name, _ in source.hashes()] if source.has_facts else []
 
     def __len__(self) -> int:
         return len(self._source)
@@ -39,6 +53,16 @@ class RecordSlices(LazySequence[Slice]):
             volume=text_of(record.get("volume", "")) or None,
             slice_spacing=float(record.get("slice_spacing", 0)) or None,
         )
+
+    def known(self, index: int) -> About | None:
+        """See `Slices.known`; records of older versions have to be read."""
+        if not self._ids:
+            return None
+        patient, volume, pixels = self._source.facts(index)
+        counts = tuple(pixels) if self._labelled and pixels is not None else None
+        if counts is not None and self._binary:
+            counts = (counts[0], sum(counts[1:]))
+        return About(self._ids[index], patient, volume or None, counts)
 
 
 def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:

@@ -71,6 +71,7 @@ def _batches(settings: Settings, slices: Sequence[Slice]) -> Any:
         settings.augment,
         batch_size=settings.train.batch_size,
         seed=settings.seed,
+        cache_gb=settings.data.cache_gb,
     )
 
 

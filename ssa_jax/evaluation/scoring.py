@@ -110,11 +110,12 @@ class VolumeScores:
         self._open = []
 
 
-def volume_part(slices: Sequence[Any], part: int, parts: int) -> range:
+def volume_part(count: int, volume_of: Callable[[int], str | None], part: int, parts: int) -> range:
     """Choose the slices of one of several parts of about the same size, whole volumes each.
 
     Args:
-        slices: those of a volume are consecutive; few of them are read.
+        count: number of slices; those of a volume are consecutive.
+        volume_of: returns the volume of a slice, None for a single slice; called for few of them.
         part: number of the part, from 0.
         parts: their number.
 
@@ -123,10 +124,10 @@ def volume_part(slices: Sequence[Any], part: int, parts: int) -> range:
     """
 
     def start(number: int) -> int:
-        place = len(slices) * number // parts
-        if 0 < place < len(slices):
-            before = slices[place - 1].volume
-            while before is not None and place < len(slices) and slices[place].volume == before:
+        place = count * number // parts
+        if 0 < place < count:
+            before = volume_of(place - 1)
+            while before is not None and place < count and volume_of(place) == before:
                 place += 1
         return place
 

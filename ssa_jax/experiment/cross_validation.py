@@ -7,6 +7,7 @@ from typing import Any
 
 from input_pipeline import splits
 from input_pipeline.files import write_json
+from input_pipeline.slices import abouts
 from input_pipeline.tables import write_table
 from input_pipeline.verified import keep_record
 from ssa_jax.evaluation.metrics import CaseRow
@@ -173,7 +174,7 @@ def _choose_folds(
     settings: Settings, workdir: Path, folds: int, scheme: str
 ) -> tuple[list[list[list[str]]], dict[str, Any]]:
     """Return the ids of the slices of each fold and the record of its patients; write nothing."""
-    ids = [(item.id, item.patient) for item in data.open_split(settings, data.TRAIN)]
+    ids = [(item.id, item.patient) for item in abouts(data.open_split(settings, data.TRAIN))]
     patients, seed = [patient for _, patient in ids], settings.data.split_seed
     patient_folds = splits.make_folds(patients, folds=folds, scheme=scheme, seed=seed)
     for number in range(1, folds + 1):  # those that are done are of the same settings and data

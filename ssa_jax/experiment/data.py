@@ -1,5 +1,6 @@
 """The slices of an experiment: building and opening the records, and splitting them."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from input_pipeline import splits
 from input_pipeline.datasets import catalog
 from input_pipeline.files import write_json
-from input_pipeline.slices import Slice, Subset
+from input_pipeline.slices import Slice, Subset, abouts, known
 from input_pipeline.verified import signed, value_sha256
 from ssa_jax.experiment import data_changes, workdir
 from ssa_jax.experiment.settings import Settings
@@ -162,9 +163,9 @@ def plan(
     training, validation, parts = _parts(settings, folder, stated, split_of, follow=accept_changes)
     if parts is not None:
         files[SPLITS_FILE] = dict(zip(splits.PARTS, parts, strict=True))
-    held = [item.id for item in validation]
-    known = now[stated or TRAIN]
-    validated_on = value_sha256([[name, known[name]] for name in held])
+    held = [item.id for item in abouts(validation)]
+    hashes = now[stated or TRAIN]
+    validated_on = value_sha256([[name, hashes[name]] for name in held])
     note = f"the data set is another than this training began with: {found}" if found else ""
     return Plan(_chosen(settings, training), validation, files, validated_on, note)
 
@@ -241,19 +242,29 @@ def pixels_of(settings: Settings, labelled: Sequence[Slice]) -> list[float]:
     Returns:
         One sum for each class, background first.
     """
-    labels = ((item.mask, item.weight) for item in labelled if item.mask is not None)
-    return class_pixels(labels, len(settings.class_names) + 1)
+    classes = len(settings.class_names) + 1
+    total = [0.0] * classes
+    for index in range(len(labelled)):
+        found = known(labelled, index)
+        if found is not None and found.pixels is not None:
+            counts: Sequence[float] = found.pixels
+        elif (item := labelled[index]).mask is not None:
+            counts = class_pixels([(item.mask, item.weight)], classes)
+        else:
+            continue
+        total = [a + b for a, b in itertools.zip_longest(total, counts, fillvalue=0.0)]
+    return total
 
 
 def _chosen(settings: Settings, training: Sequence[Slice]) -> Sequence[Slice]:
     """Leave out slices of the training part as the settings say."""
     if settings.data.train_slices:
-        patients = [item.patient for item in training]
+        patients = [item.patient for item in abouts(training)]
         count, seed = settings.data.train_slices, settings.data.split_seed
         training = Subset(training, splits.split_by_patient(patients, holdout=count, seed=seed)[1])
     if not settings.data.lesion_slices_only:
         return training
-    kept = [k for k, item in enumerate(training) if item.mask is not None and item.mask.any()]
+    kept = [k for k, item in enumerate(abouts(training)) if any((item.pixels or ())[1:])]
     if not kept:
         raise ValueError(
             "data.lesion_slices_only is True; expected False, as no training slice has a lesion"
@@ -295,7 +306,7 @@ def _parts(
     path = folder / SPLITS_FILE
     if stated:
         return train, open_split(settings, stated), None
-    patients = {item.id: item.patient for item in train}
+    patients = {item.id: item.patient for item in abouts(train)}
     stored = splits.load_split(path) if path.exists() else None
     if stored is None and workdir.has_checkpoints(folder, ["last"]):
         raise ValueError(

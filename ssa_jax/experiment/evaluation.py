@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 
 from input_pipeline.files import atomic_directory, require_own, safe_name, write_bytes, write_json
-from input_pipeline.slices import Slice, Subset
+from input_pipeline.slices import Slice, Subset, about
 from input_pipeline.tables import read_table, write_table
 from input_pipeline.verified import file_sha256, read_signed, signed
 from ssa_jax.evaluation.metrics import CaseRow
@@ -112,7 +112,8 @@ def score_slices(
         A row for each class and slice, and one for each class and volume.
     """
     names, tolerance = net.class_names, net.settings.eval.tolerance
-    mine = Subset(slices, volume_part(slices, jax.process_index(), jax.process_count()))
+    place = jax.process_index(), jax.process_count()
+    mine = Subset(slices, volume_part(len(slices), lambda k: about(slices, k).volume, *place))
     volumes, rows = VolumeScores(names, tolerance), list[CaseRow]()
     with progress(len(mine), quiet=quiet or not is_main_process()) as bar:
         for prediction in net.predict(mine):

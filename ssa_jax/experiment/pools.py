@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from input_pipeline.slices import Slice, Subset
+from input_pipeline.slices import Slice, Subset, abouts
 from ssa_jax.experiment import data
 from ssa_jax.experiment.settings import Settings
 
@@ -83,9 +83,9 @@ def check_patients_apart(settings: Settings, slices: Pools) -> None:
     held = {data.VALIDATION: slices.validation}
     if data.TEST in data.split_names(settings):
         held[data.TEST] = data.open_split(settings, data.TEST)
-    unlabelled = {item.patient for item in slices.unlabelled}
+    unlabelled = {item.patient for item in abouts(slices.unlabelled)}
     for split, labelled in held.items():
-        both = sorted(unlabelled & {item.patient for item in labelled})
+        both = sorted(unlabelled & {item.patient for item in abouts(labelled)})
         if both:
             raise ValueError(
                 f"{len(both)} patients of {split} are among the unlabelled too, {both[0]!r} first, "

@@ -36,6 +36,7 @@ class DataSettings:
     lung_mask: str
     lung_dilation: int
     grey_values: str
+    cache_gb: float
 
 
 @dataclass(frozen=True)

@@ -390,6 +390,7 @@ def _batches(
     size, labelled = factory.local_batch(settings), Pool(training, augmentation)
     options: dict[str, Any] = {
         "seed": settings.seed,
+        "cache_gb": settings.data.cache_gb,
         "shard_index": jax.process_index(),
         "shard_count": jax.process_count(),
     }

@@ -20,7 +20,13 @@ MEND = "restore it from a copy, or name another --workdir"
 
 # Fields that another command in the workdir may change, as what was trained stays what it is.
 PLACES = ("data.source_dir", "data.data_dir")  # the slices are compared by hash instead
-SAME_NUMBERS = (*PLACES, "train.mapping", "model.spatial_conv_impl", "eval.batch_size")
+SAME_NUMBERS = (
+    *PLACES,
+    "data.cache_gb",
+    "train.mapping",
+    "model.spatial_conv_impl",
+    "eval.batch_size",
+)
 # Of a single training, which goes on with the new value; `self_train.*` is read there by an online
 # teacher alone.
 GOES_ON = (*SAME_NUMBERS, "train.epochs", "train.validate_every", "eval.tolerance", "self_train.*")

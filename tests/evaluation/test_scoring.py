@@ -1,19 +1,15 @@
 """The parts that several processes score: every slice once, volumes whole."""
 
-from typing import NamedTuple
-
 import pytest
 
 from ssa_jax.evaluation.scoring import volume_part
 
 
-class Item(NamedTuple):
-    volume: str | None
-
-
 def parts_of(volumes: str, parts: int) -> list[list[int]]:
-    slices = [Item(None if name == "-" else name) for name in volumes]
-    return [list(volume_part(slices, part, parts)) for part in range(parts)]
+    def volume_of(place: int) -> str | None:
+        return None if volumes[place] == "-" else volumes[place]
+
+    return [list(volume_part(len(volumes), volume_of, part, parts)) for part in range(parts)]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_what_a_training_may_not_change(workdir, field):
     assert f": {field} is {new!r} here and {old!r} there; use that configuration" in str(
         refused.value
     )
-    assert "(what may change: data.data_dir, data.source_dir, eval.batch_size" in str(refused.value)
+    assert "(what may change: data.cache_gb, data.data_dir, data.source_dir" in str(refused.value)
     assert tree(workdir) == before
 
 

@@ -135,17 +135,32 @@ def test_fewer_slices_than_a_batch_still_fill_it() -> None:
     assert sorted(set(numbers(batch))) == [0, 1, 2]
 
 
-def test_each_slice_is_read_once() -> None:
-    class Counting(list[Slice]):
-        reads = 0
+class Counting(list[Slice]):
+    """Slices, and how often each was read."""
 
-        def __getitem__(self, index):
-            Counting.reads += 1
-            return super().__getitem__(index)
+    def __init__(self, slices: list[Slice]) -> None:
+        super().__init__(slices)
+        self.reads = [0] * len(slices)
 
-    iterator = train_iterator(Counting(make_slices(4)), PREPROCESSING, None, batch_size=4, seed=0)
-    take(iterator, 20)
-    assert 4 <= Counting.reads <= 8  # two threads may meet at one slice
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("kept", "at_most"), [(4, 4), (2, 2), (0, 0)])
+def test_slices_are_read_once_while_there_is_memory_and_the_batches_are_the_same(kept, at_most):
+    slices, plain = Counting(make_slices(4)), make_slices(4)
+    size = 32 * 32 * 16 / 1e9  # of a prepared slice
+    limited = train_iterator(
+        slices, PREPROCESSING, None, batch_size=4, seed=0, cache_gb=(kept + 0.5) * size
+    )
+    free = train_iterator(plain, PREPROCESSING, None, batch_size=4, seed=0)
+    for one, other in zip(take(limited, 20), take(free, 20), strict=True):
+        for name in other:
+            np.testing.assert_array_equal(one[name], other[name])
+    few = [count for count in slices.reads if count <= 2]  # two threads may meet at one slice
+    assert kept - 1 <= len(few) <= at_most  # or take the memory of two for it
+    assert all(count >= 20 for count in slices.reads if count > 2)
 
 
 def test_a_bad_slice_is_named() -> None:

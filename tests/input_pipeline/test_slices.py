@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from input_pipeline.slices import Concatenated, LazySequence, Slice, Subset
+from input_pipeline.slices import (
+    About,
+    Concatenated,
+    LazySequence,
+    Slice,
+    Slices,
+    Subset,
+    abouts,
+    known,
+)
 
 
 class Squares(LazySequence[int]):
@@ -90,3 +99,34 @@ def test_either_sequence_may_be_empty():
     assert ids(Concatenated([], full)) == ids(Concatenated(full, [])) == ["a0", "a1"]
     nested = Concatenated(Subset(full, [1]), Concatenated(full, Subset(full, [0])))
     assert ids(nested) == ["a1", "a0", "a1", "a0"]
+
+
+class Unread(Slices):
+    """Slices that may not be read, of which all is known."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def _item(self, index: int) -> Slice:
+        raise AssertionError(f"slice {index} is read")
+
+    def known(self, index: int) -> About | None:
+        return About(f"u{index}", "p", None, (index, 0))
+
+
+def test_what_is_known_of_slices_is_not_read():
+    mask = np.uint8([[0, 2], [2, 1]])
+    read = [
+        Slice(mask, mask, None, "a", "one", None, volume="v"),
+        Slice(mask, None, None, "b", "two", None),
+        Slice(mask, mask, None, "c", "two", None, weight=mask),
+    ]
+    both = Concatenated(Subset(Unread(), [2, 0]), read)
+    assert list(abouts(both)) == [
+        About("u2", "p", None, (2, 0)),
+        About("u0", "p", None, (0, 0)),
+        About("a", "one", "v", (1, 1, 2)),
+        About("b", "two", None, None),
+        About("c", "two", None, None),
+    ]
+    assert [known(both, k) is None for k in range(5)] == [False, False, True, True, True]

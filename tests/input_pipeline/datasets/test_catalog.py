@@ -1,10 +1,17 @@
 """The phantom through the same door as the real data."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from input_pipeline.datasets import catalog
+from input_pipeline.datasets.catalog import TRUTH
 from input_pipeline.datasets.ct_phantom import patients
+from input_pipeline.files import write_json
+from input_pipeline.records import HASHES
+from input_pipeline.slices import abouts, known
+from input_pipeline.verified import read_signed, signed
 
 
 @pytest.fixture
@@ -37,6 +44,32 @@ def test_one_build_serves_both_tasks(data_dir):
         assert three.spacing == pytest.approx(truth.spacing)
         assert three.patient == truth.patient
     assert max(s.mask.max() for s in multi) == 2
+
+
+def test_what_is_known_of_a_slice_is_what_reading_it_tells(data_dir):
+    for task, split in itertools.product(catalog.BOTH_TASKS, [*patients.SPLITS, TRUTH]):
+        slices = open_split(split, data_dir, task)
+        for place, item in enumerate(slices):
+            found = known(slices, place)
+            assert found is not None
+            assert found[:3] == (item.id, item.patient, item.volume)
+            if item.mask is None:
+                assert found.pixels is None
+            else:
+                counts = np.bincount(item.mask.ravel(), minlength=3)
+                assert [*found.pixels, 0][:3] == counts.tolist()
+
+
+def test_records_of_older_versions_know_nothing(data_dir):
+    slices = open_split("train", data_dir, "multiclass")
+    expected = list(abouts(slices))
+    (path,) = data_dir.rglob(HASHES)
+    content = read_signed(path, "")
+    older = {split: [row[:2] for row in rows] for split, rows in content.items()}
+    write_json(path, signed(older))
+    again = open_split("train", data_dir, "multiclass")
+    assert known(again, 0) is None
+    assert list(abouts(again)) == expected
 
 
 def test_unlabelled_phantoms_show_their_lung_and_their_masks_as_the_truth_alone(data_dir):
