@@ -40,6 +40,8 @@ def _data() -> ConfigDict:
     # slices known to show -1250 to 250 HU). Not for slices in HU.
     data.grey_values = "percentiles"
     data.cache_gb = 8.0  # memory of each process for prepared slices; the others are read each time
+    # Processes that read and augment slices, of each training process; 0 for two of its threads.
+    data.workers = 0
     return data
 
 

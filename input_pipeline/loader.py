@@ -4,10 +4,12 @@ Random numbers depend on the seed and on an example's position in the stream onl
 on the number of threads or processes: N shards together yield the examples of a single shard.
 """
 
+import ctypes
 import math
 import os
-import threading
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,14 +62,13 @@ class _Budget:
 
     def __init__(self, gigabytes: float) -> None:
         self._left = gigabytes * GB
-        self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Take so many bytes, if there are as many left."""
-        with self._lock:
-            enough = size <= self._left
-            self._left -= size if enough else 0
-        return enough
+        """Take so many bytes, if there are as many left (of two threads, one may take too many)."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
 
 
 class _PreparedSlices:
@@ -115,9 +116,10 @@ def train_iterator(
     seed: int,
     mixing: Mixing = NO_MIXING,
     cache_gb: float = math.inf,
+    workers: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> grain.DatasetIterator:
+) -> "Batches":
     """Return an endless stream of training batches, shuffled anew in every epoch.
 
     A batch may span the end of an epoch, so all batches have the same size. The shards take the
@@ -132,7 +134,9 @@ def train_iterator(
         seed: 0 to 2**32 - 1; the same seed gives the same bits.
         mixing: how often a slice is mixed with another one of them.
         cache_gb: memory for prepared slices, which are read once then; the others are read and
-            prepared each time.
+            prepared each time. Several workers share it.
+        workers: processes that read, prepare and augment; 0 for threads of this one. The batches
+            are the same.
         shard_index: number of this process, from 0.
         shard_count: number of processes.
 
@@ -146,12 +150,12 @@ def train_iterator(
             if a slice cannot be prepared.
     """
     _check(len(slices), batch_size, seed, shard_index, shard_count)
-    source = _PreparedSlices(slices, preprocessing, _Budget(cache_gb))
+    source = _PreparedSlices(slices, preprocessing, _Budget(cache_gb / max(1, workers)))
     stream = _examples(source, augmentation, seed)
     if mixing:
         partners = _examples(source, augmentation, _derived(seed, 1))
         stream = _mixed(stream, partners, mixing, _derived(seed, 2))
-    return _batched(stream, batch_size, shard_index, shard_count)
+    return _batched(stream, batch_size, shard_index, shard_count, workers)
 
 
 def two_pool_iterator(
@@ -164,9 +168,10 @@ def two_pool_iterator(
     seed: int,
     mixing: Mixing = NO_MIXING,
     cache_gb: float = math.inf,
+    workers: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> grain.DatasetIterator:
+) -> "Batches":
     """Return an endless stream of labelled and pseudo-labelled slices in a fixed ratio.
 
     A slice of one pool is mixed with one of the other. Epochs of the pools end apart.
@@ -180,6 +185,7 @@ def two_pool_iterator(
         seed: see `train_iterator`.
         mixing: how often a slice is mixed with one of the other pool.
         cache_gb: see `train_iterator`.
+        workers: see `train_iterator`.
         shard_index: see `train_iterator`.
         shard_count: see `train_iterator`.
 
@@ -190,7 +196,7 @@ def two_pool_iterator(
     Raises:
         ValueError: as `train_iterator`.
     """
-    sources, budget = [], _Budget(cache_gb)
+    sources, budget = [], _Budget(cache_gb / max(1, workers))
     for pool in (labelled, pseudo):
         _check(len(pool.slices), batch_size, seed, shard_index, shard_count)
         sources.append(_PreparedSlices(pool.slices, preprocessing, budget))
@@ -203,7 +209,7 @@ def two_pool_iterator(
             stream = _mixed(stream, partners, mixing, _derived(seed, 4 + number))
         streams.append(stream.map(partial(_marked, pseudo=number)))
     both = grain.MapDataset.mix(streams, [labelled_share, 1 - labelled_share])
-    return _batched(both, batch_size, shard_index, shard_count)
+    return _batched(both, batch_size, shard_index, shard_count, workers)
 
 
 def teacher_iterator(
@@ -216,9 +222,10 @@ def teacher_iterator(
     strong: Augmentation,
     cutmix: float,
     cache_gb: float = math.inf,
+    workers: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> grain.DatasetIterator:
+) -> "Batches":
     """Return an endless stream of pairs of a labelled and an unlabelled slice, for a teacher.
 
     Args:
@@ -230,6 +237,7 @@ def teacher_iterator(
         strong: random changes of the weak view that make the strong one; changes of intensity.
         cutmix: probability that the slices of a pair exchange a box.
         cache_gb: see `train_iterator`.
+        workers: see `train_iterator`.
         shard_index: see `train_iterator`.
         shard_count: see `train_iterator`.
 
@@ -240,14 +248,14 @@ def teacher_iterator(
     Raises:
         ValueError: as `train_iterator`.
     """
-    streams, budget = [], _Budget(cache_gb)
+    streams, budget = [], _Budget(cache_gb / max(1, workers))
     for number, pool in enumerate((labelled, unlabelled)):
         _check(len(pool.slices), batch_size, seed, shard_index, shard_count)
         source = _PreparedSlices(pool.slices, preprocessing, budget)
         streams.append(_examples(source, pool.augmentation, _derived(seed, number)))
     pair = partial(_pair, strong=strong, cutmix=cutmix)
     pairs = grain.experimental.ZipMapDataset(streams).seed(_derived(seed, 2)).random_map(pair)
-    return _batched(pairs, batch_size, shard_index, shard_count)
+    return _batched(pairs, batch_size, shard_index, shard_count, workers)
 
 
 def _pair(
@@ -293,12 +301,64 @@ def _marked(example: Example, pseudo: int) -> Example:
 
 
 def _batched(
-    stream: grain.MapDataset, batch_size: int, shard_index: int, shard_count: int
-) -> grain.DatasetIterator:
+    stream: grain.MapDataset, batch_size: int, shard_index: int, shard_count: int, workers: int
+) -> "Batches":
     """Return the batches of this process's share of an endless stream."""
     stream = stream[shard_index::shard_count].batch(batch_size, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
-    return iter(stream.to_iter_dataset(options))
+    return Batches(stream, workers)
+
+
+class Batches:
+    """An endless iterator of batches whose position can be saved and restored.
+
+    Args:
+        stream: of batches, by their place.
+        workers: processes that make them; 0 for threads of this one.
+    """
+
+    def __init__(self, stream: grain.MapDataset, workers: int) -> None:
+        self._stream = stream
+        self._workers = workers
+        self._next = 0
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch: dict[str, np.ndarray] = next(self._iterator)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Return the position, which JSON can hold, whatever the number of workers."""
+        return {"next_index": self._next}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Move to a position that `get_state` returned."""
+        self.close()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        """End the workers; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = None
+
+    def _start(self) -> grain.DatasetIterator:
+        options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
+        ahead = self._stream[self._next :].to_iter_dataset(options)
+        processes = grain.MultiprocessingOptions(self._workers, PREFETCH_BATCHES)
+        return iter(ahead.mp_prefetch(processes, worker_init_fn=_end_with_parent))
+
+
+def _end_with_parent(_: int, __: int) -> None:
+    """Leave Ctrl-C to the parent, and have Linux end this worker when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _derived(seed: int, number: int) -> int:

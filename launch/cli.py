@@ -130,8 +130,11 @@ def _leave(status: int) -> NoReturn:
 
 def prepare_jax() -> None:
     """Prepare a process that computes; to be called before its first computation."""
+    from absl import flags
+
     from ssa_jax.experiment.compiled import keep_compiled
 
+    flags.FLAGS.mark_as_parsed()  # grain's own, which it asks for when it starts workers
     tune_cpu_allocator()
     keep_compiled()
 

@@ -72,6 +72,7 @@ def _batches(settings: Settings, slices: Sequence[Slice]) -> Any:
         batch_size=settings.train.batch_size,
         seed=settings.seed,
         cache_gb=settings.data.cache_gb,
+        workers=settings.data.workers,
     )
 
 

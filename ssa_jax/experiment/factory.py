@@ -212,6 +212,9 @@ def check(settings: Settings) -> None:
         ValueError: a field has an invalid value.
     """
     preprocessing(settings)
+    for name in ("cache_gb", "workers"):
+        if (value := getattr(settings.data, name)) < 0:
+            raise ValueError(f"data.{name} is {value}; expected 0 or more")
     build_model(settings)
     local_batch(settings)
     check_mapping(settings.train.mapping)

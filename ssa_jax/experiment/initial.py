@@ -6,6 +6,7 @@ seeds and variants that start alike share it.
 
 import importlib
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ SHOWN = 12  # characters of a hash in a folder's name
 # its own configuration's.
 TAKEN = ("seed", "model", "attention", "loss")
 TAKEN_DATA = ("task", "image_size", "data_dir", "lung_mask", "lung_dilation", "grey_values")
+ALSO_TAKEN = {"data.cache_gb": 0.0, "data.workers": 0}  # which change no number
 
 
 def initial_variables(settings: Settings, train: Callable[[Settings, Path], Any]) -> Variables:
@@ -86,6 +88,7 @@ def pretraining_of(settings: Settings) -> Settings:
         )
     groups = {name: getattr(settings, name) for name in TAKEN}
     fields = {f"data.{name}": getattr(settings.data, name) for name in TAKEN_DATA}
+    fields |= {name: attrgetter(name)(settings) for name in ALSO_TAKEN}
     return own.replace(groups | fields)
 
 
@@ -95,6 +98,6 @@ def pretraining_folder(settings: Settings) -> Path:
     Args:
         settings: see `pretraining_of`.
     """
-    places = dict.fromkeys(workdir.PLACES, "")
+    places = dict.fromkeys(workdir.PLACES, "") | ALSO_TAKEN
     key = value_sha256(settings.replace(places).to_dict())[:SHOWN]
     return Path(settings.data.data_dir) / FOLDER / f"{settings.data.name}-{key}"

@@ -37,6 +37,7 @@ class DataSettings:
     lung_dilation: int
     grey_values: str
     cache_gb: float
+    workers: int
 
 
 @dataclass(frozen=True)

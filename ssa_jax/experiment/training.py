@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from input_pipeline.files import remove, write_json, write_text
-from input_pipeline.loader import Pool, teacher_iterator, train_iterator, two_pool_iterator
+from input_pipeline.loader import Batches, Pool, teacher_iterator, train_iterator, two_pool_iterator
 from input_pipeline.slices import Slice, Subset
 from ssa_jax.evaluation.scoring import mean_dsc, slice_dsc
 from ssa_jax.experiment import data, factory, pools
@@ -30,7 +30,7 @@ from ssa_jax.experiment.reporting import reporting
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.distributed import barrier, decided, gathered, say
-from ssa_jax.training.loop import Batches, Interrupted, TrainingDiverged, fit
+from ssa_jax.training.loop import Interrupted, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
@@ -202,6 +202,7 @@ def train_on(
             quiet=quiet,
             what=what,
         ) as reporter,
+        closing(batches),
         _stop_flag() as stop_requested,
         _marking_divergence(workdir),
     ):
@@ -391,6 +392,7 @@ def _batches(
     options: dict[str, Any] = {
         "seed": settings.seed,
         "cache_gb": settings.data.cache_gb,
+        "workers": settings.data.workers,
         "shard_index": jax.process_index(),
         "shard_count": jax.process_count(),
     }

@@ -23,6 +23,7 @@ PLACES = ("data.source_dir", "data.data_dir")  # the slices are compared by hash
 SAME_NUMBERS = (
     *PLACES,
     "data.cache_gb",
+    "data.workers",
     "train.mapping",
     "model.spatial_conv_impl",
     "eval.batch_size",

@@ -1,5 +1,7 @@
 """What a training tells of its speed, and where it does not: metrics.csv is the same in any run."""
 
+import multiprocessing
+
 import pytest
 
 from launch import train
@@ -24,3 +26,14 @@ def test_speed_is_printed_and_drawn_and_a_profile_written(tmp_path):
         assert events.read_bytes().count(f"speed/{name}".encode()) == 3  # an epoch each
     assert not any("speed" in name for name in read_metrics(workdir / "metrics.csv"))
     assert list((workdir / "profile").rglob("*.xplane.pb"))
+
+
+def test_worker_processes_train_to_the_same_bits(tmp_path):
+    source = write_source(tmp_path / "source")
+    with stand_in():
+        for name, workers in (("threads", 0), ("workers", 2)):
+            ended = run(train.main, arguments(source, tmp_path / name, **{"data.workers": workers}))
+            assert ended.status == 0, ended.errors
+    assert not multiprocessing.active_children()
+    logs = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("threads", "workers")]
+    assert logs[0] == logs[1] and logs[0].count(b"train/loss") == 3

@@ -2,14 +2,16 @@
 
 import dataclasses
 import itertools
+import multiprocessing
 from typing import Any
 
-import grain
 import numpy as np
 import pytest
+from absl import flags
 
 from input_pipeline.augment import Augmentation
 from input_pipeline.loader import (
+    Batches,
     Pool,
     eval_batches,
     teacher_iterator,
@@ -48,7 +50,7 @@ def make_slices(count: int) -> list[Slice]:
 
 def make_iterator(
     count: int = 10, *, batch_size: int = 4, seed: int = 7, augmented: bool = True, **shard: Any
-) -> grain.DatasetIterator:
+) -> Batches:
     return train_iterator(
         make_slices(count),
         PREPROCESSING,
@@ -59,7 +61,7 @@ def make_iterator(
     )
 
 
-def take(iterator: grain.DatasetIterator, count: int) -> list[dict[str, np.ndarray]]:
+def take(iterator: Batches, count: int) -> list[dict[str, np.ndarray]]:
     return list(itertools.islice(iterator, count))
 
 
@@ -107,6 +109,22 @@ def test_restored_after_seven_batches_the_next_five_are_the_same_bits() -> None:
     fresh = make_iterator()
     fresh.set_state(stopped.get_state())
     assert_same(take(fresh, 5), uninterrupted[7:])
+
+
+def test_worker_processes_make_the_same_batches_and_end_when_closed() -> None:
+    """Their number may change when a training resumes."""
+    flags.FLAGS.mark_as_parsed()  # as launch.cli does
+    uninterrupted = take(make_iterator(), 9)
+    stopped = make_iterator(workers=2)
+    assert_same(take(stopped, 4), uninterrupted[:4])
+    state = stopped.get_state()
+    assert state == {"next_index": 4} and len(multiprocessing.active_children()) == 2
+    stopped.close()
+    assert not multiprocessing.active_children()
+    resumed = make_iterator(workers=1)
+    resumed.set_state(state)
+    assert_same(take(resumed, 5), uninterrupted[4:])
+    resumed.close()
 
 
 def test_same_seed_same_bits_another_seed_differs() -> None:
