@@ -329,7 +329,24 @@ def parse_with_settings(
         SystemExit: a flag that does not exist or is missing (argparse's own message, status 2).
     """
     options, rest = parse_with_config(parser, arguments)
-    return options, read_settings(options.config, rest)
+    return options, read_once(lambda: read_settings(options.config, rest))
+
+
+def read_once(read: Callable[[], "Settings"]) -> "Settings":
+    """Read settings, in the main process for all where several are connected.
+
+    Args:
+        read: reads them.
+
+    Raises:
+        ValueError, OSError: as `read`; in the other processes `distributed.DecidedElsewhere`.
+    """
+    from ssa_jax.experiment.settings import Settings
+    from ssa_jax.training import distributed
+
+    if not distributed.connected():
+        return read()
+    return Settings.from_dict(distributed.decided(lambda: read().to_dict()))
 
 
 def parse_with_config(

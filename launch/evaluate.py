@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     cli.start_processes(options)
     if options.pictures < 0:
         parser.error(f"--pictures is {options.pictures}; expected 0 or more")
-    settings = load_settings(options.workdir)
+    settings = cli.read_once(lambda: load_settings(options.workdir))
     if options.data_dir is not None:
         settings = settings.replace({"data.data_dir": str(options.data_dir.absolute())})
     out = options.out or options.workdir / "evaluation" / options.split

@@ -102,6 +102,12 @@ def test_what_the_main_process_refuses_ends_all_and_is_printed_once(source, alon
     assert "error:" not in both[1].errors
 
 
+def test_a_workdir_that_is_not_there_is_said_once(tmp_path):
+    both = processes.run("evaluate", ["--workdir", str(tmp_path / "W")], processes=2, devices=1)
+    assert [one.status for one in both] == [2, 2]
+    assert ["error:" in one.errors for one in both] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
