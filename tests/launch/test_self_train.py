@@ -87,6 +87,7 @@ def arguments(source: Path, workdir: Path, **fields) -> list[str]:
         "optim.warmup_epochs": 0.0,
         "self_train.eta": 0.4,
         "self_train.slices_per_round": ADDED,
+        "self_train.same_steps": True,  # so that the step is compiled once
         "self_train.patience": ROUNDS,
         "self_train.max_rounds": ROUNDS,
         "self_train.unlabelled_slices": 0,
