@@ -90,6 +90,9 @@ def _optim() -> ConfigDict:
     """Return the optimiser and its schedule."""
     optim = ConfigDict()
     optim.learning_rate = 1e-3
+    # Slices of an update for which that is the rate, which grows with their number (Goyal et al.
+    # 2017; set a warm-up, too); 0 for the rate as it is.
+    optim.rate_for_batch = 0
     optim.schedule = "cosine"  # or 'step': divided by 10 every decay_epochs (published code)
     optim.warmup_epochs = 0.0
     optim.decay_epochs = 100.0
@@ -109,6 +112,8 @@ def _train() -> ConfigDict:
     """Return the length of a training, its mapping, and its initial weights."""
     train = ConfigDict()
     train.batch_size = 8  # slices in a step, over all devices
+    # Neighbouring devices that share BatchNorm's statistics, 0 for all: every layer waits for them.
+    train.norm_devices = 0
     train.epochs = 150  # sec. 4.3.1
     train.validate_every = 1  # epochs between validations and checkpoints
     train.mapping = "pmap"  # or 'shard_map'; the same numbers

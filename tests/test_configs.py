@@ -204,3 +204,29 @@ def test_the_walk_tells_reading_from_writing():
     found = chains("config.a.b = config.c.d[config.e](f.g.h)")
     assert {"config.c.d", "config.e", "f.g.h"} <= found
     assert "config.a.b" not in found
+
+
+def test_the_learning_rate_grows_with_the_slices_of_an_update():
+    settings = Settings.from_config(load("covid_semiseg", "cpu")).replace(
+        {"optim.rate_for_batch": 8, "train.batch_size": 32, "optim.accumulate_steps": 2}
+    )
+    schedule, _ = factory.optimizer(settings, steps_per_epoch=100)
+    assert float(schedule(settings.optim.warmup_epochs * 50)) == pytest.approx(8e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "groups"),
+    [
+        (0, None),
+        (8, None),
+        (2, ((0, 1), (2, 3), (4, 5), (6, 7))),
+        (1, tuple((k,) for k in range(8))),
+    ],
+)
+def test_devices_that_share_statistics(size, groups):
+    settings = Settings.from_config(load("covid_semiseg", "cpu"))
+    settings = settings.replace({"train.norm_devices": size, "train.batch_size": 8})
+    assert factory.build_model(settings, "batch").axis_index_groups == groups
+    assert factory.build_model(settings).axis_index_groups is None
+    with pytest.raises(ValueError, match=r"train\.norm_devices is 3; expected 0"):
+        factory.check(settings.replace({"train.norm_devices": 3}))

@@ -30,7 +30,7 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         axis_name: mapped axis over which BatchNorm's statistics are averaged.
 
     Raises:
-        ValueError: an unknown `model.dtype`.
+        ValueError: an unknown `model.dtype`, or groups that do not divide the devices.
     """
     model = settings.model
     if model.dtype not in DTYPES:
@@ -53,8 +53,22 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         attention_power=settings.attention.power,
         dtype=DTYPES[model.dtype],
         axis_name=axis_name,
+        axis_index_groups=_norm_groups(settings) if axis_name else None,
         spatial_conv_implementation=None if chosen == AUTO else chosen,
     )
+
+
+def _norm_groups(settings: Settings) -> tuple[tuple[int, ...], ...] | None:
+    """Return the places of the devices that share BatchNorm's statistics; None for all devices."""
+    size, devices = settings.train.norm_devices, jax.device_count()
+    if size == 0 or size == devices:
+        return None
+    if size < 0 or devices % size:
+        raise ValueError(
+            f"train.norm_devices is {size}; expected 0 (all) or a number that divides the "
+            f"{devices} devices"
+        )
+    return tuple(tuple(range(k, k + size)) for k in range(0, devices, size))
 
 
 def preprocessing(settings: Settings) -> Preprocessing:
@@ -129,9 +143,12 @@ def optimizer(settings: Settings, steps_per_epoch: int) -> tuple[Any, Any]:
     """
     optim = settings.optim
     updates_per_epoch = steps_per_epoch / optim.accumulate_steps
+    rate = optim.learning_rate
+    if optim.rate_for_batch:
+        rate *= settings.train.batch_size * optim.accumulate_steps / optim.rate_for_batch
     schedule = make_schedule(
         optim.schedule,
-        learning_rate=optim.learning_rate,
+        learning_rate=rate,
         total_updates=max(1, round(settings.train.epochs * updates_per_epoch)),
         warmup_updates=round(optim.warmup_epochs * updates_per_epoch),
         decay_updates=max(1, round(optim.decay_epochs * updates_per_epoch)),
@@ -216,6 +233,7 @@ def check(settings: Settings) -> None:
         if (value := getattr(settings.data, name)) < 0:
             raise ValueError(f"data.{name} is {value}; expected 0 or more")
     build_model(settings)
+    _norm_groups(settings)
     local_batch(settings)
     check_mapping(settings.train.mapping)
     if settings.train.consistency:

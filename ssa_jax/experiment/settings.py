@@ -83,6 +83,7 @@ class OptimSettings:
     """The optimiser and its schedule."""
 
     learning_rate: float
+    rate_for_batch: int
     schedule: str
     warmup_epochs: float
     decay_epochs: float
@@ -98,6 +99,7 @@ class TrainSettings:
     """The length of a training and its initial weights."""
 
     batch_size: int
+    norm_devices: int
     epochs: int
     validate_every: int
     mapping: str

@@ -42,6 +42,7 @@ class SSANet(nn.Module):
         attention_power: z of equation 1.
         dtype: type of the computation; parameters and logits are float32.
         axis_name: mapped axis over which BatchNorm's statistics are averaged, None for one device.
+        axis_index_groups: places on that axis that share statistics; None for all of them.
         spatial_conv_implementation: see `ops.spatial_conv.spatial_convolution`.
         conv_implementation: see `ops.conv.convolution`.
         stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
@@ -71,6 +72,7 @@ class SSANet(nn.Module):
     stage_sizes: tuple[int, ...] = STAGE_SIZES
     nested: bool = False
     padding: str = "zeros"
+    axis_index_groups: tuple[tuple[int, ...], ...] | None = None
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
@@ -129,6 +131,7 @@ class SSANet(nn.Module):
             epsilon=1e-5,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
         )
 
 

@@ -113,7 +113,8 @@ def make_train_step(
     """Make the step of one device on its share of a batch, to be mapped over `AXIS`.
 
     Args:
-        model: with `axis_name=AXIS`.
+        model: with `axis_name=AXIS`. Where groups of devices have BatchNorm statistics of their
+            own, the running ones are averaged over all.
         optimizer: see `optim.make_optimizer`.
         settings: weights of the loss.
         steps_per_epoch: converts steps to epochs, in which the attention loss's start is given.
@@ -154,6 +155,8 @@ def make_train_step(
             state.params, state, batch, class_weight
         )
         gradients = _over_devices(gradients)
+        if model.axis_index_groups is not None:
+            batch_stats = _over_devices(batch_stats)
         metrics = TrainMetrics.single_from_model_output(
             loss=loss,
             gradient_norm=optax.tree.norm(gradients),
@@ -180,9 +183,9 @@ def make_train_step(
     return step
 
 
-def _over_devices(gradients: Any) -> Any:
+def _over_devices(tree: Any) -> Any:
     """Average over the devices; on a single one XLA would make needless copies."""
-    return jax.lax.pmean(gradients, AXIS) if jax.lax.axis_size(AXIS) > 1 else gradients
+    return jax.lax.pmean(tree, AXIS) if jax.lax.axis_size(AXIS) > 1 else tree
 
 
 def total_loss(

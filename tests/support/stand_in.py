@@ -25,11 +25,18 @@ class StandIn(nn.Module):
     """One strided convolution with BatchNorm; logits from it, and energies of four sizes."""
 
     axis_name: str | None = None
+    axis_index_groups: tuple[tuple[int, ...], ...] | None = None
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
         x = nn.Conv(4, (3, 3), (2, 2), use_bias=False, dtype=image.dtype)(image)
-        x = nn.BatchNorm(not train, axis_name=self.axis_name, dtype=image.dtype)(x)
+        norm = nn.BatchNorm(
+            not train,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            dtype=image.dtype,
+        )
+        x = norm(x)
         x = nn.relu(x)
         energy = jnp.sum(x**2, axis=-1)
         logits = nn.Dense(4, dtype=image.dtype)(x)  # one for each pixel of a 2 x 2 square

@@ -120,6 +120,33 @@ def test_eight_devices_are_one_device_in_exact_arithmetic(three_exact_steps, map
     assert eight_metrics.loss.count == 8 * one_metrics.loss.count
 
 
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_groups_of_devices_have_statistics_of_their_own(mapping):
+    """Two halves of the devices: each its own in the step, and the running ones their mean."""
+    halves = [{k: x[:4] for k, x in batch.items()} for batch in batches(2)]
+    both = jax.tree.map(lambda *parts: np.concatenate(parts), *halves)
+    state = init_state(variables_of(StandIn()), sgd(), average=False)
+
+    def after(data, groups=None):
+        model = StandIn(AXIS, axis_index_groups=groups)
+        ((new, metrics),) = run(train_step(model, sgd()), state, [data], mapping)
+        return new, metrics.compute()["dice_loss"]
+
+    grouped, loss = after(both, ((0, 1, 2, 3), (4, 5, 6, 7)))
+    alone = [after({k: np.concatenate([x, x]) for k, x in half.items()}) for half in halves]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *(one.batch_stats for one, _ in alone))
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, grouped.batch_stats, mean)
+    jax.tree.map(
+        close, grouped.params, jax.tree.map(lambda a, b: (a + b) / 2, *(s.params for s, _ in alone))
+    )
+    np.testing.assert_allclose(loss, (alone[0][1] + alone[1][1]) / 2, rtol=1e-5)
+    together, _ = after(both)
+    assert (
+        abs(together.params["Conv_0"]["kernel"] - grouped.params["Conv_0"]["kernel"]).max() > 1e-5
+    )
+
+
 @dataclasses.dataclass
 class Recorded:
     """What a mapping made of six steps of the stand-in."""
