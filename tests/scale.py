@@ -76,7 +76,7 @@ def train_some_steps(data_dir: Path, workdir: Path, count: int) -> dict[str, flo
     return {
         "seconds to the first step": first,
         "seconds in all": time.perf_counter() - begun,
-        "GB of memory": memory_gb(),
+        "GB of memory": memory_gb() or float("nan"),
     }
 
 

@@ -1,6 +1,5 @@
 """How fast a training is: times of its steps, operations a second, memory, and a profile."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -109,7 +108,7 @@ class Speed(NamedTuple):
         Returns:
             'speed/images_per_second', 'speed/step_seconds', 'speed/step_seconds_10' and '_90'
             (percentiles), 'speed/share_waiting', 'speed/teraflops' (over all devices),
-            'speed/memory_gb' (the most so far, of one device, or of the process on a CPU), and
+            'speed/memory_gb' (see `memory_gb`; absent where that is None), and
             'speed/mfu', the share of the devices' bfloat16 peak, where that is known.
         """
         teraflops = self.operations / times.seconds / TERA
@@ -120,8 +119,9 @@ class Speed(NamedTuple):
             "step_seconds_90": times.high,
             "share_waiting": times.waiting,
             "teraflops": teraflops,
-            "memory_gb": memory_gb(),
         }
+        if (memory := memory_gb()) is not None:
+            values["memory_gb"] = memory
         if (peak := self.peak) is not None:
             values["mfu"] = teraflops / (peak * self.devices)
         return {f"speed/{name}": value for name, value in values.items()}
@@ -147,14 +147,23 @@ class Speed(NamedTuple):
         )
         if "mfu" in found:
             text += f", {found['mfu']:.1%} of {self.peak} each in bfloat16"
-        return f"{text}; {found['memory_gb']:.2g} GB of memory"
+        if "memory_gb" in found:
+            text += f"; {found['memory_gb']:.2g} GB of memory"
+        return text
 
 
-def memory_gb() -> float:
-    """Return the most memory used so far in GB: of one device, or of the process on a CPU."""
+def memory_gb() -> float | None:
+    """Return the most memory used so far in GB: of one device, or of the process on a CPU.
+
+    None where the system does not tell (Windows).
+    """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return float(stats["peak_bytes_in_use"]) / GB
+    if sys.platform == "win32":
+        return None
+    import resource  # which Windows lacks
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
