@@ -39,7 +39,9 @@ def _data() -> ConfigDict:
     # 'anatomy' (those of -1250 and 250 HU by its lung and soft tissue) or 'window' (0 and 255, of
     # slices known to show -1250 to 250 HU). Not for slices in HU.
     data.grey_values = "percentiles"
-    data.cache_gb = 8.0  # memory of each process for prepared slices; the others are read each time
+    # Memory of each process for prepared slices, divided over its workers, which keep their own;
+    # the others are read each time.
+    data.cache_gb = 8.0
     # Processes that read and augment slices, of each training process; 0 for two of its threads.
     data.workers = 0
     return data

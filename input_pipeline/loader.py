@@ -4,11 +4,12 @@ Random numbers depend on the seed and on an example's position in the stream onl
 on the number of threads or processes: N shards together yield the examples of a single shard.
 """
 
-import ctypes
+import atexit
 import math
+import multiprocessing
 import os
 import signal
-import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def train_iterator(
         seed: 0 to 2**32 - 1; the same seed gives the same bits.
         mixing: how often a slice is mixed with another one of them.
         cache_gb: memory for prepared slices, which are read once then; the others are read and
-            prepared each time. Several workers share it.
+            prepared each time. Of several workers each keeps its own in its share of the memory.
         workers: processes that read, prepare and augment; 0 for threads of this one. The batches
             are the same.
         shard_index: number of this process, from 0.
@@ -345,20 +346,32 @@ class Batches:
         """End the workers; the next batch starts them again."""
         if self._iterator is not None:
             self._iterator.close()
+            atexit.unregister(self.close)
         self._iterator = None
 
     def _start(self) -> grain.DatasetIterator:
         options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
         ahead = self._stream[self._next :].to_iter_dataset(options)
         processes = grain.MultiprocessingOptions(self._workers, PREFETCH_BATCHES)
+        atexit.register(self.close)  # before multiprocessing's own end, which waits for the workers
         return iter(ahead.mp_prefetch(processes, worker_init_fn=_end_with_parent))
 
 
 def _end_with_parent(_: int, __: int) -> None:
-    """Leave Ctrl-C to the parent, and have Linux end this worker when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Leave signals to the parent of this worker, and end with it, even if it is killed.
+
+    A whole job is sent Ctrl-C and SIGTERM, at which the parent still needs some batches.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _derived(seed: int, number: int) -> int:

@@ -124,6 +124,9 @@ def score_slices(
             bar.update()
     both = zip(*gathered((rows, volumes.rows())), strict=True)
     all_rows, all_volumes = (list(itertools.chain.from_iterable(parts)) for parts in both)
+    names_of = [(row["case"], row["class_name"]) for row in all_volumes]
+    if len(set(names_of)) < len(names_of):  # in the parts of two processes
+        raise ValueError("slices of a volume are not consecutive; sort them by volume")
     return all_rows, all_volumes
 
 
@@ -224,10 +227,14 @@ def _row_of(line: Mapping[str, str], prefix: str) -> CaseRow:
 
 def _note_changes(settings: Settings, workdir: Path) -> None:
     """Say on standard error which slices are others than the training began with."""
-    before = data_changes.stored_hashes(workdir) if is_main_process() else None
-    if before is None:
-        return
-    if found := data_changes.changes(before, data_changes.hashes_of(settings, before)):
+
+    def changes() -> str:
+        before = data_changes.stored_hashes(workdir)
+        if before is None:
+            return ""
+        return data_changes.changes(before, data_changes.hashes_of(settings, before))
+
+    if found := decided(changes):
         say(
             f"{workdir}: the data set is another than the training began with: {found}; the "
             "scores are of the slices as they are now"

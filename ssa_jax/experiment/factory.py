@@ -1,6 +1,7 @@
 """Construction of the objects that settings describe: network, preprocessing, loss, optimiser."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -229,9 +230,9 @@ def check(settings: Settings) -> None:
         ValueError: a field has an invalid value.
     """
     preprocessing(settings)
-    for name in ("cache_gb", "workers"):
-        if (value := getattr(settings.data, name)) < 0:
-            raise ValueError(f"data.{name} is {value}; expected 0 or more")
+    for name in ("data.cache_gb", "data.workers", "optim.rate_for_batch"):
+        if (value := attrgetter(name)(settings)) < 0:
+            raise ValueError(f"{name} is {value}; expected 0 or more")
     build_model(settings)
     _norm_groups(settings)
     local_batch(settings)

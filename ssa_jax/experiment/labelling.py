@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from input_pipeline.pseudo_labels import PseudoLabel, PseudoLabels, PseudoWriter
 from input_pipeline.slices import Slice, Subset
@@ -18,13 +17,14 @@ from ssa_jax.semi_supervised.calibration import fit_temperature, tempered
 from ssa_jax.semi_supervised.quality import agreement, label_facts
 from ssa_jax.semi_supervised.schedule import added_slices
 from ssa_jax.semi_supervised.trust import (
+    BINS,
     Trust,
     class_thresholds,
     confidence_histogram,
     confidence_sums,
     pseudo_label,
 )
-from ssa_jax.training.distributed import barrier, decided, is_main_process, say
+from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process, say
 from ssa_jax.training.state import weights_sha256
 
 
@@ -139,14 +139,14 @@ def _thresholds(
 ) -> list[float]:
     """Choose each class's threshold; adaptive ones need the confidence of all slices first."""
     trust = factory.trust(run.settings)
-    histogram = np.zeros((len(run.settings.class_names) + 1, 1))
+    classes = len(run.settings.class_names) + 1
+    histogram = np.zeros((classes, BINS), np.int64)
     if trust.adaptive_share > 0:
         mine = indices[jax.process_index() :: jax.process_count()]
         made = network.predict(Subset(run.slices.unlabelled, mine))
-        counts = [confidence_histogram(tempered(item.prob, temperature)) for item in made]
-        histogram = np.sum(counts, axis=0)
-        if jax.process_count() > 1:
-            histogram = np.sum(multihost_utils.process_allgather(histogram), axis=0)
+        for item in made:
+            histogram += confidence_histogram(tempered(item.prob, temperature))
+        histogram = np.sum(gathered(histogram.tolist()), axis=0)
     return class_thresholds(trust, histogram)
 
 

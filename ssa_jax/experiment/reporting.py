@@ -12,7 +12,7 @@ from ssa_jax.experiment.progress import Progress, progress
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.training.distributed import is_main_process, say
 from ssa_jax.training.metric_log import MetricWriter
-from ssa_jax.training.speed import Profile, Speed, StepClock
+from ssa_jax.training.speed import PROFILED_AFTER, Profile, Speed, StepClock
 
 PROFILE = "profile"  # folder in the workdir
 
@@ -56,11 +56,12 @@ class Reporter:
             values: by name.
         """
         times = self.clock.take()
-        if times is not None:
-            self._last = self._speed.values(times)
         if self._writer is not None:
             self._writer.write(step, values | {"learning_rate": self._rate(step)})
-            self._writer.show(step, self._last)
+        if times is not None:
+            self._last = self._speed.values(times)
+            if self._writer is not None:
+                self._writer.show(step, self._last)
         if "validation/dsc" in values:
             self._dsc = f"validation DSC {values['validation/dsc']:.3f}"
         rate = self._last.get("speed/images_per_second")
@@ -110,7 +111,7 @@ def reporting(
     main = is_main_process()
     if not quiet and start < total:
         begins = f"going on from step {start} of {total}" if start else f"{total} steps"
-        say(f"{workdir}: {begins}; the first is being compiled")
+        say(f"{workdir}: {begins}; compiling the step")
     operations = factory.operations_of_step(settings, params)
     devices = jax.devices()
     speed = Speed(settings.train.batch_size, operations, len(devices), devices[0].device_kind)
@@ -124,5 +125,8 @@ def reporting(
             yield reporter
         finally:
             recorder.close()
+    if profile:
+        few = f"too few steps for a profile, which begins after {PROFILED_AFTER}"
+        say(f"{workdir}: {f'profile in {PROFILE}/' if recorder.made else few}")
     if not quiet and (line := reporter.speed_line()):
         say(f"{workdir}: {line}")

@@ -16,6 +16,7 @@ TERA = 1e12
 # of JAX's name of the device; from the vendors' data sheets.
 PEAKS = {
     "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 835,
     "NVIDIA H100": 989,
     "NVIDIA H200": 989,
     "NVIDIA A100": 312,
@@ -171,6 +172,9 @@ def memory_gb() -> float | None:
 class Profile:
     """A profile of some steps, for TensorBoard's profiler or Perfetto.
 
+    Attributes:
+        made: whether it was begun.
+
     Args:
         folder: to write to.
         steps: number of steps; 0 for none.
@@ -182,6 +186,7 @@ class Profile:
         self._first = start + PROFILED_AFTER
         self._last = self._first + steps
         self._runs = False
+        self.made = False
 
     def step(self, done: int) -> None:
         """Begin or end the profile where that is due.
@@ -191,7 +196,7 @@ class Profile:
         """
         if done == self._first < self._last:
             jax.profiler.start_trace(self._folder)
-            self._runs = True
+            self._runs = self.made = True
         elif done == self._last:
             self.close()
 

@@ -74,8 +74,8 @@ def test_stopped_while_it_pretrains_it_ends_with_the_same_bits(source, tmp_path)
         given.remove("--quiet")
         ended = run(train.main, given)
         assert ended.status == 0, ended.errors
-    assert ": going on from step 1 of 2; the first is being compiled\n" in ended.errors
-    assert f"{tmp_path / 'W'}: 6 steps; the first is being compiled\n" in ended.errors
+    assert ": going on from step 1 of 2; compiling the step\n" in ended.errors
+    assert f"{tmp_path / 'W'}: 6 steps; compiling the step\n" in ended.errors
     log = (tmp_path / "whole/metrics.csv").read_bytes()
     assert (tmp_path / "W/metrics.csv").read_bytes() == log
 

@@ -18,8 +18,9 @@ def test_speed_is_printed_and_drawn_and_a_profile_written(tmp_path):
     with stand_in():
         ended = run(train.main, [*given, "--profile", "2"])
     assert ended.status == 0, ended.errors
+    assert f"{workdir}: profile in profile/" in ended.errors
     first, *_, last = (line for line in ended.errors.splitlines() if line.startswith(str(workdir)))
-    assert "6 steps; the first is being compiled" in first
+    assert "6 steps; compiling the step" in first
     assert " images/s in batches of 8, " in last and " TFLOP/s on 8 x cpu; " in last
     (events,) = (workdir / "tensorboard").iterdir()
     for name in ("images_per_second", "share_waiting", "memory_gb"):

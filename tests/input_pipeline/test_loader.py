@@ -114,16 +114,27 @@ def test_restored_after_seven_batches_the_next_five_are_the_same_bits() -> None:
 def test_worker_processes_make_the_same_batches_and_end_when_closed() -> None:
     """Their number may change when a training resumes."""
     flags.FLAGS.mark_as_parsed()  # as launch.cli does
-    uninterrupted = take(make_iterator(), 9)
-    stopped = make_iterator(workers=2)
-    assert_same(take(stopped, 4), uninterrupted[:4])
+    large = dataclasses.replace(PREPROCESSING, image_size=256)  # batches larger than a pipe
+
+    def make(workers: int) -> Batches:
+        return train_iterator(
+            make_slices(10), large, AUGMENTATION, batch_size=4, seed=7, workers=workers
+        )
+
+    uninterrupted = take(make(0), 6)
+    stopped = make(2)
+    assert_same(take(stopped, 3), uninterrupted[:3])
     state = stopped.get_state()
-    assert state == {"next_index": 4} and len(multiprocessing.active_children()) == 2
+    workers = multiprocessing.active_children()
+    assert state == {"next_index": 3} and len(workers) == 2
+    for worker in workers:
+        worker.terminate()  # as a job's SIGTERM, which is for the training
+    assert_same(take(stopped, 1), uninterrupted[3:4])
     stopped.close()
     assert not multiprocessing.active_children()
-    resumed = make_iterator(workers=1)
+    resumed = make(1)
     resumed.set_state(state)
-    assert_same(take(resumed, 5), uninterrupted[4:])
+    assert_same(take(resumed, 3), uninterrupted[3:])
     resumed.close()
 
 

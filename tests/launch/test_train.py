@@ -141,7 +141,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(killing, undisturbed, tmp
     status, errors = killing.killed(tmp_path, signal.SIGTERM, step=4)
     assert status == cli.INTERRUPTED, errors
     assert re.fullmatch(
-        r".*: 10 steps; the first is being compiled\n"
+        r".*: 10 steps; compiling the step\n"
         r"Stopping after this step; Ctrl-C stops at once\.\n"
         r"Stopped at step \d+; the same command resumes from there\.\n",
         errors,

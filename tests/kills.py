@@ -1,0 +1,124 @@
+"""Kill trainings and rounds at random moments, and compare what they end with.
+
+    python -m tests.kills OUT --kills 100 --terms 20
+
+Each run is started, gets a signal at a random moment, at one of its processes or at all, and is
+started again until it ends undisturbed; then its results must be, to the bit, those of a run that
+nothing disturbed. A run that has not ended two minutes after its signal counts as hanging. The
+network is the tests' stand-in. `--processes 2` has two processes of four devices do each run.
+"""
+
+import argparse
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssa_jax.training.checkpoint import Checkpoints
+from tests.support import processes
+from tests.support.small_training import arguments, tree, write_source
+
+HANGS = 120.0  # seconds after a signal
+DEVICES = 8
+RESULTS = ("metrics.csv", "round.json", "rounds.csv", "splits.json", "manifest.json", "cases.csv")
+CONFIGS = {"train": "covid_semiseg", "self_train": "self_train_semiseg"}
+FIELDS: dict[str, dict[str, Any]] = {
+    "train": {"train.epochs": 30},
+    "self_train": {"train.epochs": 6, "self_train.choose": "last", "self_train.max_rounds": 3},
+}
+
+
+def start(command: str, source: Path, workdir: Path, count: int) -> list[subprocess.Popen[str]]:
+    """Start a run in so many processes."""
+    fields: dict[str, Any] = {"train.batch_size": 8, "data.validation_slices": 4} | FIELDS[command]
+    given = arguments(source, workdir, CONFIGS[command], **fields)
+    return processes.start(command, given, processes=count, devices=DEVICES // count)
+
+
+def results(workdir: Path) -> dict[str, bytes]:
+    """Tables and labels, and the bytes of the last states, which begin with no time."""
+    found = {
+        name: data
+        for name, data in tree(workdir).items()
+        if name.endswith(RESULTS) or "array_record" in name
+    }
+    for folder in sorted(path.parent for path in workdir.rglob("checkpoints")):
+        found[f"{folder.relative_to(workdir)}/last"] = str(Checkpoints(folder).last_step).encode()
+    return found
+
+
+def end(started: list[subprocess.Popen[str]]) -> list[processes.Process]:
+    """Wait until all processes have ended; raise if one hangs."""
+    try:
+        return processes.ended(started, HANGS)
+    except subprocess.TimeoutExpired as error:
+        raise SystemExit(
+            f"hangs: a process has not ended {HANGS:.0f} s after its signal"
+        ) from error
+
+
+def disturb(
+    command: str, source: Path, workdir: Path, rng: np.random.Generator, kill: bool, longest: float
+) -> bool:
+    """Start a run, send a signal at a random moment, and return whether that cut it short."""
+    count = options().processes
+    started = start(command, source, workdir, count)
+    begun, moment = time.monotonic(), rng.uniform(1.0, longest)
+    while time.monotonic() - begun < moment and any(p.poll() is None for p in started):
+        time.sleep(0.05)
+    hit = started if rng.random() < 0.5 else [started[rng.integers(count)]]
+    for process in hit:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+    return any(one.status != 0 for one in end(started))
+
+
+def options() -> argparse.Namespace:
+    """Read the flags."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--terms", type=int, default=20)
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--commands", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Send all signals, half of each kind to each command, and compare every run that ends."""
+    chosen = options()
+    source = write_source(chosen.out / "source")
+    for command in chosen.commands:
+        begun = time.monotonic()
+        whole = chosen.out / f"{command}-undisturbed"
+        if any(one.status for one in end(start(command, source, whole, chosen.processes))):
+            raise SystemExit(f"{command}: failed undisturbed")
+        longest, expected = time.monotonic() - begun, results(whole)
+        parts = len(chosen.commands)
+        signals = [True] * (chosen.kills // parts) + [False] * (chosen.terms // parts)
+        rng = np.random.default_rng(0)
+        rng.shuffle(signals)
+        cut = finished = 0
+        workdir = chosen.out / f"{command}-{finished}"
+        for number, kill in enumerate([*signals, None], start=1):
+            if kill is None:
+                ended = end(start(command, source, workdir, chosen.processes))
+                short = any(one.status for one in ended)
+            else:
+                short = disturb(command, source, workdir, rng, kill, longest)
+            cut += short
+            if not short:
+                if results(workdir) != expected:
+                    raise SystemExit(f"{workdir}: other results than {whole}")
+                finished += 1
+                workdir = chosen.out / f"{command}-{finished}"
+            elif kill is None:
+                raise SystemExit(f"{workdir}: does not end: {ended[0].errors}")
+            print(f"{command}: {number} starts, {cut} cut short, {finished} ended", flush=True)
+
+
+if __name__ == "__main__":
+    main()
