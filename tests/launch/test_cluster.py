@@ -68,7 +68,12 @@ class Stage:
 
     def start(self, *words, **env):
         pipe = subprocess.PIPE
-        return subprocess.Popen(words, env=self.env | env, stdout=pipe, stderr=pipe, text=True)
+        # Where the tests run in the background, SIGINT is ignored, and a shell could not trap it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(words, env=self.env | env, stdout=pipe, stderr=pipe, text=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def run(self, *words, **env):
         process = self.start(*words, **env)
