@@ -61,6 +61,20 @@ def open_folder(folder: Path, mend: str) -> tfds.core.DatasetBuilder:
         raise ValueError(f"{folder}: no records can be read ({_reason(error)}); {mend}") from error
 
 
+class Row(NamedTuple):
+    """What is stored of a record; older versions have no facts.
+
+    Attributes:
+        id: of the record.
+        sha256: its hash.
+        facts: what the writer says of it besides.
+    """
+
+    id: str
+    sha256: str
+    facts: Any = None
+
+
 class Records(LazySequence[dict[str, Any]]):
     """The records of a split, decoded and checked each time they are accessed.
 
@@ -110,14 +124,9 @@ class Records(LazySequence[dict[str, Any]]):
             return [(row.id, row.sha256) for row in self._known]
         return [(text_of(record["id"]), record_sha256(record)) for record in self]
 
-    @property
-    def has_facts(self) -> bool:
-        """Whether something is stored of every record besides."""
-        return bool(self._known) and all(row.facts is not None for row in self._known or ())
-
-    def facts(self, index: int) -> Any:
-        """Return what `write_hashes` stored of a record besides; None if nothing is stored."""
-        return None if self._known is None else self._known[index].facts
+    def stored(self, index: int) -> Row | None:
+        """Return what `write_hashes` stored of a record; None if nothing is stored."""
+        return None if self._known is None else self._known[index]
 
     def _shard(self, index: int) -> Path:
         """Return the file of a record, or the folder if its metadata does not say."""
@@ -151,7 +160,7 @@ def write_hashes(
     """
     found = {
         split: [
-            _Row(text_of(record["id"]), record_sha256(record), facts(record))
+            Row(text_of(record["id"]), record_sha256(record), facts(record))
             for record in Records(folder, split, mend)
         ]
         for split in splits
@@ -159,22 +168,14 @@ def write_hashes(
     write_json(folder / HASHES, signed(found))
 
 
-class _Row(NamedTuple):
-    """What is stored of a record; older versions have no facts."""
-
-    id: str
-    sha256: str
-    facts: Any = None
-
-
-def _read_hashes(folder: Path, mend: str) -> dict[str, list[_Row]]:
+def _read_hashes(folder: Path, mend: str) -> dict[str, list[Row]]:
     """Read what is stored of the records by split; empty where nothing is."""
     path = folder / HASHES
     if not path.exists():
         return {}
     stored = read_signed(path, mend)
     try:
-        return {split: [_Row(*row) for row in rows] for split, rows in stored.items()}
+        return {split: [Row(*row) for row in rows] for split, rows in stored.items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: holds no ids and hashes ({error}); {mend}") from error
 

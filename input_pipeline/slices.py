@@ -101,6 +101,16 @@ class Slices(LazySequence[Slice]):
         return None
 
 
+def class_counts(mask: np.ndarray) -> list[int]:
+    """Count the pixels of each class up to the highest that there is, background first.
+
+    Args:
+        mask: `[H, W]` class index.
+    """
+    counts: list[int] = np.bincount(np.ravel(mask)).tolist()
+    return counts
+
+
 def known(slices: Sequence[Slice], index: int) -> About | None:
     """Return what `Slices.known` does; None for other sequences.
 
@@ -124,7 +134,7 @@ def about(slices: Sequence[Slice], index: int) -> About:
     item = slices[index]
     pixels = None
     if item.mask is not None and item.weight is None:
-        pixels = tuple(np.bincount(item.mask.ravel()).tolist())
+        pixels = tuple(class_counts(item.mask))
     return About(item.id, item.patient, item.volume, pixels)
 
 

@@ -64,19 +64,17 @@ def end(started: list[subprocess.Popen[str]], seconds: float) -> list[processes.
 
 
 def disturb(
-    command: str, source: Path, workdir: Path, rng: np.random.Generator, kill: bool, longest: float
+    started: list[subprocess.Popen[str]], rng: np.random.Generator, kill: bool, longest: float
 ) -> tuple[bool, float]:
-    """Start a run, and send a signal at a random moment.
+    """Send a signal to a run at a random moment after its start.
 
     Returns:
         Whether that cut it short, and for how many seconds it had run by then.
     """
-    count = options().processes
-    started = start(command, source, workdir, count)
     begun, moment = time.monotonic(), rng.uniform(1.0, longest)
     while time.monotonic() - begun < moment and any(p.poll() is None for p in started):
         time.sleep(0.05)
-    hit = started if rng.random() < 0.5 else [started[rng.integers(count)]]
+    hit = started if rng.random() < 0.5 else [started[rng.integers(len(started))]]
     for process in hit:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
@@ -118,7 +116,8 @@ def main() -> None:
                 ended = end(start(command, source, workdir, chosen.processes), UNDISTURBED)
                 short = any(one.status for one in ended)
             else:
-                short, ran = disturb(command, source, workdir, rng, kill, longest)
+                started = start(command, source, workdir, chosen.processes)
+                short, ran = disturb(started, rng, kill, longest)
                 longest = longest if short else min(longest, ran)  # compiled by now
             cut += short
             if not short:

@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from input_pipeline.records import Records, text_of
-from input_pipeline.slices import About, Slice, Slices
+from input_pipeline.slices import About, Slice, Slices, class_counts
 
 
 def facts_of(record: Mapping[str, Any]) -> list[Any]:
@@ -16,7 +14,7 @@ def facts_of(record: Mapping[str, Any]) -> list[Any]:
         record: of a slice.
     """
     mask = record.get("mask")
-    pixels = None if mask is None else np.bincount(np.ravel(mask)).tolist()
+    pixels = None if mask is None else class_counts(mask)
     return [text_of(record["patient"]), text_of(record.get("volume", "")), pixels]
 
 
@@ -33,7 +31,6 @@ class RecordSlices(Slices):
         self._source = source
         self._labelled = labelled
         self._binary = binary
-        self._ids = [name for name, _ in source.hashes()] if source.has_facts else []
 
     def __len__(self) -> int:
         return len(self._source)
@@ -56,13 +53,14 @@ class RecordSlices(Slices):
 
     def known(self, index: int) -> About | None:
         """See `Slices.known`; records of older versions have to be read."""
-        if not self._ids:
+        row = self._source.stored(index)
+        if row is None or row.facts is None:
             return None
-        patient, volume, pixels = self._source.facts(index)
+        patient, volume, pixels = row.facts
         counts = tuple(pixels) if self._labelled and pixels is not None else None
         if counts is not None and self._binary:
             counts = (counts[0], sum(counts[1:]))
-        return About(self._ids[index], patient, volume or None, counts)
+        return About(row.id, patient, volume or None, counts)
 
 
 def _spacing(value: Sequence[float] | None) -> tuple[float, float] | None:

@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -62,12 +63,9 @@ class MetricWriter:
         Raises:
             OSError: a file cannot be written; the error has the file's name.
         """
-        try:
+        with self._errors_named():
             self._add_events(step, values)
             self._events.flush()
-        except OSError as error:
-            error.filename = error.filename or str(self._path)
-            raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step.
@@ -79,18 +77,24 @@ class MetricWriter:
         Raises:
             OSError: a file cannot be written; the error has the file's name.
         """
-        try:
+        with self._errors_named():
             self._lines.writerows((step, name, repr(float(v))) for name, v in values.items())
             self._add_events(step, values)
             self.flush()
-        except OSError as error:
-            error.filename = error.filename or str(self._path)
-            raise
 
     def flush(self) -> None:
         """Flush both files to the operating system."""
         self._file.flush()
         self._events.flush()
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Name the file in an error of the system that names none."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise
 
     def _add_events(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -103,14 +107,11 @@ class MetricWriter:
         Raises:
             OSError: a file cannot be written; the error has the file's name.
         """
-        try:
+        with self._errors_named():
             try:
                 self._file.close()
             finally:
                 self._events.close()
-        except OSError as error:
-            error.filename = error.filename or str(self._path)
-            raise
 
     def __enter__(self) -> Self:
         return self
