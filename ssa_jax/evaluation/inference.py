@@ -1,6 +1,7 @@
 """Inference: probabilities and labels of images."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,16 +49,7 @@ def make_predict(model: SSANet, *, flip: bool) -> Callable[[Variables], Predict]
     split = NamedSharding(mesh, PartitionSpec("batch"))
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def forward(variables: Variables, image: Array) -> tuple[Array, Array]:
-        prediction = _apply(model, variables, image)
-        prob = probabilities(prediction.logits)
-        if flip:
-            mirrored = [_mirrored(model, variables, image, axes) for axes in ((1,), (2,), (1, 2))]
-            prob = jnp.mean(jnp.stack([prob, *mirrored]), axis=0)
-        maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in prediction.attention]
-        return prob, jnp.stack(maps, axis=-1)
-
-    compiled = jax.jit(forward)
+    compiled = jax.jit(partial(forward, model, flip))
 
     def with_variables(variables: Variables) -> Predict:
         placed = block_on_cpu(jax.device_put(variables, whole))
@@ -72,6 +64,27 @@ def make_predict(model: SSANet, *, flip: bool) -> Callable[[Variables], Predict]
         return predict
 
     return with_variables
+
+
+def forward(model: SSANet, flip: bool, variables: Variables, image: Array) -> tuple[Array, Array]:
+    """Compute probabilities and attention of a batch on the device.
+
+    Args:
+        model: the network.
+        flip: see `make_predict`.
+        variables: of the network.
+        image: `[B, H, W, C]`.
+
+    Returns:
+        `Output.prob` and `Output.attention`.
+    """
+    prediction = _apply(model, variables, image)
+    prob = probabilities(prediction.logits)
+    if flip:
+        mirrored = [_mirrored(model, variables, image, axes) for axes in ((1,), (2,), (1, 2))]
+        prob = jnp.mean(jnp.stack([prob, *mirrored]), axis=0)
+    maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in prediction.attention]
+    return prob, jnp.stack(maps, axis=-1)
 
 
 def _apply(model: SSANet, variables: Variables, image: Array) -> Prediction:

@@ -12,6 +12,7 @@ from input_pipeline.preprocess import Preprocessing
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.ops import tuning
 from ssa_jax.semi_supervised.trust import Trust
 from ssa_jax.training.losses import class_weights
 from ssa_jax.training.mapping import check_mapping
@@ -23,12 +24,20 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AUTO = "auto"  # of model.spatial_conv_impl: the backend's choice in ops.tuning
 
 
-def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
+def build_model(
+    settings: Settings,
+    axis_name: str | None = None,
+    *,
+    backend: str | None = None,
+    devices: int | None = None,
+) -> SSANet:
     """Build the network.
 
     Args:
         settings: whose model and attention groups are read.
         axis_name: mapped axis over which BatchNorm's statistics are averaged.
+        backend: for which it is built, where that is not the one at hand; see `ops.tuning`.
+        devices: size of the mapped axis; None for all devices at hand.
 
     Raises:
         ValueError: an unknown `model.dtype`, or groups that do not divide the devices.
@@ -41,7 +50,11 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         raise ValueError(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
         )
-    chosen = model.spatial_conv_impl
+    spatial_conv = None if model.spatial_conv_impl == AUTO else model.spatial_conv_impl
+    convolution = None
+    if backend is not None:
+        target = tuning.for_backend(backend)
+        spatial_conv, convolution = spatial_conv or target.spatial_conv, target.convolution
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
@@ -54,14 +67,17 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         attention_power=settings.attention.power,
         dtype=DTYPES[model.dtype],
         axis_name=axis_name,
-        axis_index_groups=_norm_groups(settings) if axis_name else None,
-        spatial_conv_implementation=None if chosen == AUTO else chosen,
+        axis_index_groups=_norm_groups(settings, devices) if axis_name else None,
+        spatial_conv_implementation=spatial_conv,
+        conv_implementation=convolution,
     )
 
 
-def _norm_groups(settings: Settings) -> tuple[tuple[int, ...], ...] | None:
+def _norm_groups(
+    settings: Settings, devices: int | None = None
+) -> tuple[tuple[int, ...], ...] | None:
     """Return the places of the devices that share BatchNorm's statistics; None for all devices."""
-    size, devices = settings.train.norm_devices, jax.device_count()
+    size, devices = settings.train.norm_devices, devices or jax.device_count()
     if size == 0 or size == devices:
         return None
     if size < 0 or devices % size:

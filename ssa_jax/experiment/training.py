@@ -28,6 +28,7 @@ from ssa_jax.experiment.network import Network, compile_network
 from ssa_jax.experiment.provenance import keep_saved, keep_training, says_saved
 from ssa_jax.experiment.reporting import reporting
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.distributed import barrier, decided, gathered, say
 from ssa_jax.training.loop import Interrupted, TrainingDiverged, fit
@@ -287,16 +288,19 @@ def _marking_divergence(workdir: Path) -> Iterator[None]:
     remove(path)
 
 
-def make_step(settings: Settings, optimizer: Any, steps_per_epoch: int) -> Step:
+def make_step(
+    settings: Settings, optimizer: Any, steps_per_epoch: int, model: SSANet | None = None
+) -> Step:
     """Build the training step of the settings, to be mapped over devices.
 
     Args:
         settings: of the network, the loss and the moving average.
         optimizer: see `factory.optimizer`.
         steps_per_epoch: converts steps to epochs.
+        model: the network, see `factory.build_model`; None for that of the devices at hand.
     """
     return make_train_step(
-        factory.build_model(settings, AXIS),
+        model or factory.build_model(settings, AXIS),
         optimizer,
         factory.loss_weights(settings),
         steps_per_epoch=steps_per_epoch,

@@ -13,6 +13,7 @@ from ssa_jax.training.state import TrainState
 from ssa_jax.training.step import AXIS, Batch, Step
 
 MAPPINGS = ("pmap", "shard_map")
+WHOLE, SHARED = PartitionSpec(), PartitionSpec(AXIS)  # the state, and a batch
 
 
 class MappedStep(NamedTuple):
@@ -98,19 +99,33 @@ def _compiled_together(step: Any, weights: np.ndarray) -> Callable[[TrainState, 
     return run
 
 
+def over_mesh(step: Step, mesh: Mesh) -> Any:
+    """Map a step by `jax.shard_map` over the devices of a mesh.
+
+    Args:
+        step: of one device, see `step.make_train_step`.
+        mesh: with the axis `AXIS`.
+
+    Returns:
+        The jitted step, whose state argument is donated.
+    """
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(WHOLE, SHARED, WHOLE),
+        out_specs=(WHOLE, WHOLE),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
 def _shard_map_step(step: Step, weights: np.ndarray) -> MappedStep:
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    whole, shared = PartitionSpec(), PartitionSpec(AXIS)
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(whole, shared, whole), out_specs=(whole, whole), check_vma=False
-    )
-    split = NamedSharding(mesh, shared)
+    whole, split = NamedSharding(mesh, WHOLE), NamedSharding(mesh, SHARED)
     return MappedStep(
-        step=_compiled_together(jax.jit(mapped, donate_argnums=0), weights),
+        step=_compiled_together(over_mesh(step, mesh), weights),
         # A copy, because the donation would delete the caller's arrays.
-        place_state=lambda state: jax.device_put(
-            jax.tree.map(np.array, state), NamedSharding(mesh, whole)
-        ),
+        place_state=lambda state: jax.device_put(jax.tree.map(np.array, state), whole),
         place_batch=lambda batch: block_on_cpu(
             jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
         ),
