@@ -112,6 +112,7 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
         if not distributed.connected():
             raise
         traceback.print_exc()
+        distributed.wait_for_the_dead()
         _leave(1)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -51,10 +51,11 @@ def build_model(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
         )
     spatial_conv = None if model.spatial_conv_impl == AUTO else model.spatial_conv_impl
-    convolution = None
+    convolution = head_in_blocks = None
     if backend is not None:
         target = tuning.for_backend(backend)
-        spatial_conv, convolution = spatial_conv or target.spatial_conv, target.convolution
+        spatial_conv = spatial_conv or target.spatial_conv
+        convolution, head_in_blocks = target.convolution, target.head_in_blocks
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
@@ -70,6 +71,7 @@ def build_model(
         axis_index_groups=_norm_groups(settings, devices) if axis_name else None,
         spatial_conv_implementation=spatial_conv,
         conv_implementation=convolution,
+        head_in_blocks=head_in_blocks,
     )
 
 

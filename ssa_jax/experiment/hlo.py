@@ -49,7 +49,9 @@ class Instruction(NamedTuple):
         buffers: the arrays of its result.
         operands: names of the instructions whose results it takes.
         called: names of the computations that it calls.
-        trips: how often a loop runs its body; 1 for all others.
+        condition: name of the computation that ends a loop, else empty.
+        trips: how often a loop runs its body, where the text says so.
+        constant: the value of an integer constant.
         scope: JAX's name of where it comes from, for instance
             'jit(step)/jvp(SSANet)/encoder/stem/conv_general_dilated'; may be empty.
         root: whether its result is that of its computation.
@@ -61,7 +63,9 @@ class Instruction(NamedTuple):
     buffers: tuple[Buffer, ...]
     operands: tuple[str, ...]
     called: tuple[str, ...]
-    trips: int
+    condition: str
+    trips: int | None
+    constant: int | None
     scope: str
     root: bool
     free: bool
@@ -138,9 +142,17 @@ class Program:
             times, name = pending.pop()
             for item in self._computations[name].values():
                 if item.opcode in ("while", "call", "conditional"):
-                    pending += [(times * item.trips, called) for called in item.called]
+                    turns = self._trips(item) if item.opcode == "while" else 1
+                    pending += [(times * turns, called) for called in item.called]
                 elif not item.free:
                     yield times, name, item
+
+    def _trips(self, loop: Instruction) -> int:
+        """Return how often a loop runs: JAX's count from 0 to the constant that ends them."""
+        if loop.trips is not None:
+            return loop.trips
+        condition = self._computations[loop.condition].values()
+        return max((item.constant for item in condition if item.constant is not None), default=1)
 
     def _scope(self, computation: str, item: Instruction) -> str:
         """Return where an instruction comes from; XLA's copies have the scope of their users."""
@@ -219,23 +231,26 @@ def _size(item: Instruction) -> int:
 def _instruction(name: str, text: str, *, root: bool) -> Instruction:
     """Read what follows `name = `: the type, the operation, its operands and attributes."""
     kind, rest = _split_type(text)
-    opcode, _, rest = rest.partition("(")
+    opcode, _, rest = rest.strip().partition("(")
     end = _closing(rest)
     operands, attributes = rest[:end], rest[end + 1 :]
     called = re.findall(r"(?:calls|body|to_apply)=%?([\w.\-]+)", attributes)
     branches = re.search(r"branch_computations=\{([^}]*)\}", attributes)
+    condition = re.search(r"condition=%?([\w.\-]+)", attributes)
     trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
     scope = re.search(r'op_name="([^"]*)"', attributes)
     return Instruction(
         name=name,
-        opcode=opcode.strip(),
+        opcode=opcode,
         buffers=tuple(_buffer(*match.groups()) for match in _ARRAY.finditer(kind)),
         operands=tuple(re.findall(r"%([\w.\-]+)", operands)),
         called=(*called, *(re.findall(r"[\w.\-]+", branches[1]) if branches else ())),
-        trips=int(trips[1]) if trips else 1,
+        condition=condition[1] if condition else "",
+        trips=int(trips[1]) if trips else None,
+        constant=int(operands) if opcode == "constant" and operands.isdecimal() else None,
         scope=scope[1] if scope else "",
         root=root,
-        free=opcode.strip() in FREE or 'custom_call_target="ConcatBitcast"' in attributes,
+        free=opcode in FREE or 'custom_call_target="ConcatBitcast"' in attributes,
     )
 
 

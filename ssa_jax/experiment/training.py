@@ -36,6 +36,7 @@ from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, Step, make_train_step
+from ssa_jax.training.watch import Watch
 
 PRETRAINED = "pretrained.json"  # in the workdir of a pretraining that is done
 WAIT_SECONDS = 1.0  # between looks at a pretraining that another process does
@@ -190,7 +191,7 @@ def train_on(
     commit()
     _write_overview(workdir, variables)
     keep_training(workdir, settings, slices=len(training) + len(others))
-    network = compile_network(settings)
+    network, watch = compile_network(settings), Watch()
     with (
         reporting(
             settings,
@@ -206,6 +207,7 @@ def train_on(
         closing(batches),
         _stop_flag() as stop_requested,
         _marking_divergence(workdir),
+        watch.running(),
     ):
         return fit(
             state,
@@ -215,7 +217,7 @@ def train_on(
             epochs=settings.train.epochs,
             steps_per_epoch=steps_per_epoch,
             validate_every=settings.train.validate_every,
-            validate=lambda current: _validation_dsc(network(current), validation),
+            validate=lambda current: _validation_dsc(network(current), validation, watch),
             skip_nonfinite=settings.optim.skip_nonfinite,
             resumed=resumed,
             facts=lambda: {
@@ -227,15 +229,17 @@ def train_on(
             stop_requested=stop_requested,
             clock=reporter.clock,
             saved=lambda: keep_saved(workdir),
+            doing=watch.doing,
         )
 
 
-def _validation_dsc(network: Network, slices: Sequence[Slice]) -> float:
+def _validation_dsc(network: Network, slices: Sequence[Slice], watch: Watch) -> float:
     """Return the mean DSC over the validation slices, of which each process predicts a part."""
     parts = np.array_split(np.arange(len(slices)), jax.process_count())
     mine = Subset(slices, parts[jax.process_index()].tolist())
     classes = len(network.class_names)
-    scores = itertools.chain.from_iterable(gathered(slice_dsc(network.predict(mine), classes)))
+    predicted = watch.parts(network.predict(mine))
+    scores = itertools.chain.from_iterable(gathered(slice_dsc(predicted, classes)))
     return mean_dsc(list(scores), classes)
 
 

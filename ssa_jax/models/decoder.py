@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ssa_jax.models.layers import Conv, TransposedConv
+from ssa_jax.ops import tuning
+from ssa_jax.ops.blocks import pixels_of_blocks
 
 SKIPS = ("concat", "add")
 
@@ -48,6 +50,8 @@ class Decoder(nn.Module):
         norm: constructor of BatchNorm.
         dtype: type of the computation; logits are float32 or wider.
         conv_implementation: see `ops.conv.convolution`.
+        head_in_blocks: whether the head keeps its full-size maps in blocks of 2x2 pixels, see
+            `ops.blocks`; None takes the backend's choice in `ops.tuning`.
     """
 
     outputs: int
@@ -55,6 +59,7 @@ class Decoder(nn.Module):
     norm: Any
     dtype: Any = jnp.float32
     conv_implementation: str | None = None
+    head_in_blocks: bool | None = None
 
     @nn.compact
     def __call__(self, stages: tuple[Array, Array, Array, Array]) -> Array:
@@ -84,9 +89,14 @@ class Decoder(nn.Module):
 
     def _head(self, x: Array) -> Array:
         """Restore the full size: `[B, H/2, W/2, 64]` to `[B, H, W, outputs]`."""
-        conv: Any = partial(Conv, kernel_size=3, **self._options)
-        x = TransposedConv(32, kernel_size=4, **self._options, name="head_deconv1")(x)
+        chosen = self.head_in_blocks
+        in_blocks = tuning.for_backend().head_in_blocks if chosen is None else chosen
+        options: Any = {**self._options, "in_blocks": in_blocks}
+        conv: Any = partial(Conv, kernel_size=3, **options)
+        x = TransposedConv(32, kernel_size=4, **options, name="head_deconv1")(x)
         x = nn.relu(x)
         x = nn.relu(conv(32, name="head_conv2")(x))
         logits = conv(self.outputs, name="head_conv3")(x)
+        if in_blocks:
+            logits = pixels_of_blocks(logits)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

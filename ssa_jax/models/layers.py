@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from ssa_jax.ops.blocks import SIDE, convolution_in_blocks, double_resolution_in_blocks
 from ssa_jax.ops.conv import convolution, double_resolution
 from ssa_jax.ops.spatial_conv import PASSES, spatial_convolution
 
@@ -28,6 +29,8 @@ class Conv(nn.Module):
         dtype: type of the computation; parameters are float32.
         implementation: see `ops.conv.convolution`.
         kernel_init: initialiser of the kernel.
+        in_blocks: whether the map comes and goes in blocks of 2x2 pixels, see `ops.blocks`; for
+            3x3 kernels with stride 1 and zeros as padding.
     """
 
     features: int
@@ -38,20 +41,25 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     implementation: str | None = None
     kernel_init: Callable[..., Array] = he_normal
+    in_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), features]`."""
-        size = self.kernel_size
-        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
+        size, pixels = self.kernel_size, SIDE**2 if self.in_blocks else 1
+        shape = (size, size, x.shape[-1] // pixels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        y = convolution(
-            x, kernel, self.stride, padding=self.padding, implementation=self.implementation
-        )
+        if self.in_blocks:
+            y = convolution_in_blocks(x, kernel, implementation=self.implementation)
+        else:
+            y = convolution(
+                x, kernel, self.stride, padding=self.padding, implementation=self.implementation
+            )
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return y + bias.astype(y.dtype).reshape((1, 1, 1, -1))
+        return y + jnp.tile(bias, pixels).astype(y.dtype).reshape((1, 1, 1, -1))
 
 
 class TransposedConv(nn.Module):
@@ -66,6 +74,7 @@ class TransposedConv(nn.Module):
         dtype: type of the computation; parameters are float32.
         implementation: see `ops.conv.convolution`.
         kernel_init: initialiser of the kernel.
+        in_blocks: whether the result is in blocks of 2x2 pixels, see `ops.blocks`; for size 4.
     """
 
     features: int
@@ -73,6 +82,7 @@ class TransposedConv(nn.Module):
     dtype: Any = jnp.float32
     implementation: str | None = None
     kernel_init: Callable[..., Array] = he_normal
+    in_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -87,7 +97,11 @@ class TransposedConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = double_resolution(x, kernel, implementation=self.implementation)
+        if self.in_blocks:
+            y = double_resolution_in_blocks(x, kernel, implementation=self.implementation)
+            bias = jnp.tile(bias, SIDE**2)
+        else:
+            y = double_resolution(x, kernel, implementation=self.implementation)
         return y + bias.reshape((1, 1, 1, -1))
 
 

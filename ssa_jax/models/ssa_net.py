@@ -49,6 +49,7 @@ class SSANet(nn.Module):
         nested: whether the classes contain each other (a lesion, of which part is consolidation):
             the head decides one by one, see `nested_logits`; with 3 outputs or more.
         padding: of the encoder's convolutions, see `ops.conv.convolution`.
+        head_in_blocks: see `decoder.Decoder`.
 
     Example:
         >>> import jax
@@ -73,6 +74,7 @@ class SSANet(nn.Module):
     nested: bool = False
     padding: str = "zeros"
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+    head_in_blocks: bool | None = None
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
@@ -113,7 +115,13 @@ class SSANet(nn.Module):
         self.sow("intermediates", "e4_after_spatial_conv", deepest)
         outputs = self.outputs - 1 if self.nested else self.outputs
         decoder = Decoder(
-            outputs, self.skip, norm, self.dtype, self.conv_implementation, name="decoder"
+            outputs,
+            self.skip,
+            norm,
+            self.dtype,
+            self.conv_implementation,
+            self.head_in_blocks,
+            name="decoder",
         )
         logits = decoder((e1, e2, e3, deepest))
         return Prediction(nested_logits(logits) if self.nested else logits, attention)

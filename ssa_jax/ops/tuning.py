@@ -17,6 +17,7 @@ class Tuning:
     Attributes:
         convolution: implementation of `ops.conv`: 'matmul' or 'xla'.
         spatial_conv: implementation of `ops.spatial_conv`.
+        head_in_blocks: whether the head's full-size maps are kept in blocks, see `ops.blocks`.
         unroll: slices computed in one iteration of the spatial convolution's scan.
         asynchronous: whether computations are dispatched before the previous ones are done.
         matmul_side: side of the square matmul that measures the device's peak speed.
@@ -25,6 +26,7 @@ class Tuning:
 
     convolution: str
     spatial_conv: str
+    head_in_blocks: bool
     unroll: int
     asynchronous: bool
     matmul_side: int
@@ -35,6 +37,7 @@ BY_BACKEND = {
     "cpu": Tuning(
         convolution="matmul",
         spatial_conv="filtered",
+        head_in_blocks=False,
         unroll=1,
         asynchronous=False,
         matmul_side=2048,
@@ -49,6 +52,7 @@ BY_BACKEND = {
     "gpu": Tuning(
         convolution="xla",
         spatial_conv="custom_vjp",
+        head_in_blocks=False,
         unroll=8,
         asynchronous=True,
         matmul_side=8192,
@@ -59,10 +63,23 @@ BY_BACKEND = {
             "iteration 0.67 ms, four 0.72, one 0.93, unrolled 0.77."
         ),
     ),
+    "tpu": Tuning(
+        convolution="xla",
+        spatial_conv="scan",
+        head_in_blocks=True,
+        unroll=1,
+        asynchronous=True,
+        matmul_side=8192,
+        measured=(
+            "Nothing on a TPU. Compiled for a v5e (`ssa-jax compile`, 256 px, 8 slices a chip, "
+            "bfloat16)."
+        ),
+    ),
 }
 OTHERWISE = Tuning(
     convolution="xla",
     spatial_conv="scan",
+    head_in_blocks=False,
     unroll=1,
     asynchronous=True,
     matmul_side=8192,

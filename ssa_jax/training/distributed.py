@@ -6,6 +6,7 @@ A decision that leads to a file or to a collective operation is taken by the mai
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -19,6 +20,7 @@ T = TypeVar("T")
 AUTO, OFF = "auto", "off"
 CONNECT_SECONDS = 300  # that a process waits for the others at the start
 HEARTBEAT_SECONDS = 60  # without a sign of life after which a process counts as dead
+NOTICE_SECONDS = 6  # that the others take to learn it
 
 
 class DecidedElsewhere(ValueError):
@@ -91,6 +93,21 @@ def _initialize(
 def connected() -> bool:
     """Return whether this process is one of several that are connected."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def wait_for_the_dead() -> None:
+    """After an error wait until JAX would know which process has died.
+
+    It then ends this one with a message that names it. Operations over all processes fail at once
+    on a CPU where one has died, without saying which.
+    """
+    print(
+        "error: this process ends; if another has died before it, JAX says within "
+        f"{HEARTBEAT_SECONDS} s which",
+        file=sys.stderr,
+        flush=True,
+    )
+    time.sleep(HEARTBEAT_SECONDS + NOTICE_SECONDS)
 
 
 def described() -> str:

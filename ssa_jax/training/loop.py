@@ -12,6 +12,7 @@ from ssa_jax.training.mapping import MappedStep
 from ssa_jax.training.speed import StepClock
 from ssa_jax.training.state import TrainState, Variables
 from ssa_jax.training.step import TrainMetrics
+from ssa_jax.training.watch import COMPUTING, READING, VALIDATING
 
 MEND = (
     "the last good checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
@@ -160,6 +161,7 @@ def fit(
     stop_requested: Callable[[int], bool],
     clock: StepClock | None = None,
     saved: Callable[[], Any] = lambda: None,
+    doing: Callable[[int, int], Any] = lambda step, what: None,
 ) -> TrainState:
     """Train to the end.
 
@@ -182,6 +184,7 @@ def fit(
             all processes at the same step.
         clock: measures the steps.
         saved: called after each checkpoint of the state.
+        doing: called with the step's number and what begins, see `watch.Doing`.
 
     Returns:
         The final state on the host.
@@ -209,8 +212,10 @@ def fit(
         saved()
 
     while step < epochs * steps_per_epoch:
+        doing(step + 1, READING)
         with clock.waiting():
             batch = mapped.place_batch(next(batches))
+        doing(step + 1, COMPUTING)
         placed, metrics = mapped.step(placed, batch)
         step += 1
         meter.push(step, metrics)
@@ -225,6 +230,7 @@ def fit(
             epoch = step // steps_per_epoch
             due = epoch % validate_every == 0 or epoch == epochs
             if due:
+                doing(step, VALIDATING)
                 variables = mapped.fetch(placed.variables)
                 values["validation/dsc"] = dsc = validate(variables)
                 if dsc > best:

@@ -255,13 +255,19 @@ def overlap(logits: Array, mask: Array, weight: Array) -> dict[str, Array]:
     Returns:
         'intersection', the pixels that both share, and 'size', the sum of the pixels of both.
     """
-    prob = probabilities(logits)
-    chosen = jax.nn.one_hot(jnp.argmax(prob, axis=-1), prob.shape[-1])[..., 1:]
-    truth = jax.nn.one_hot(mask, prob.shape[-1])[..., 1:]
-    counted = (weight > 0).astype(jnp.float32)
+    if logits.shape[-1] == 1:
+        lesion = jax.nn.sigmoid(logits[..., 0])
+        chosen = (lesion > 1 - lesion).astype(mask.dtype)
+    else:
+        chosen = jnp.argmax(probabilities(logits), axis=-1).astype(mask.dtype)
+    counted = weight[..., 0] > 0
+
+    def number(pixels: Array) -> Array:
+        return jnp.sum(counted & pixels, dtype=jnp.float32)
+
     return {
-        "intersection": jnp.sum(counted * chosen * truth),
-        "size": jnp.sum(counted * (chosen + truth)),
+        "intersection": number((chosen == mask) & (mask > 0)),
+        "size": number(chosen > 0) + number(mask > 0),
     }
 
 

@@ -80,8 +80,23 @@ def test_a_process_that_is_killed_ends_the_other(source, tmp_path):
     )
     wait_for_log(workdir, started)
     started[1].kill()
-    assert started[0].wait(timeout=90) != 0
-    processes.ended(started)
+    first, _ = processes.ended(started, seconds=120)
+    assert first.status != 0
+    assert "unhealthy" in first.errors and "\n1\n" in first.errors  # JAX names the process
+
+
+def test_a_process_that_hangs_ends_all_and_is_named(source, tmp_path):
+    fields = given(source, tmp_path / "W", **{"train.epochs": 9000})
+    both = processes.ended(
+        processes.start("train", fields, processes=2, devices=1, hang=(1, 7)), seconds=120
+    )
+    assert [one.status for one in both] == [1, 1], both
+    message = (
+        "error: no progress for 3 s: process 1 reads slices for step 7 while others wait for it "
+        "(computes step 7); all end"
+    )
+    assert message in both[0].errors
+    assert "next_or_never" in both[1].errors  # where it hangs
 
 
 def wait_for_log(workdir: Path, started: list) -> None:

@@ -57,8 +57,9 @@ def test_parameter_count_of_the_published_network():
     assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params)) == 31_098_945
 
 
-def test_inference_mode(variables, theirs):
-    prediction, state = run(variables, theirs, train=False)
+@pytest.mark.parametrize("backend", [jax.default_backend(), "tpu"])
+def test_inference_mode(variables, theirs, backend):
+    prediction, state = run(variables, theirs, train=False, model=model_of(backend))
     seen = state["intermediates"]
     prob = jax.nn.sigmoid(prediction.logits)
     terms = attention_loss_terms(prediction.attention)
@@ -79,6 +80,7 @@ def model_of(backend, **changes):
     return MODEL.clone(
         conv_implementation=choice.convolution,
         spatial_conv_implementation=choice.spatial_conv,
+        head_in_blocks=choice.head_in_blocks,
         **changes,
     )
 

@@ -11,7 +11,7 @@ from ssa_jax.ops import conv, spatial_conv, tuning
 from tests.support import ROOT
 
 
-@pytest.mark.parametrize("name", [*tuning.BY_BACKEND, "tpu"])
+@pytest.mark.parametrize("name", [*tuning.BY_BACKEND, "rocm"])
 def test_every_choice_is_one_that_the_functions_know(name):
     choice = tuning.for_backend(name)
     assert choice.convolution in conv.IMPLEMENTATIONS
@@ -21,7 +21,7 @@ def test_every_choice_is_one_that_the_functions_know(name):
 
 
 def test_a_backend_without_an_entry_gets_plain_jax():
-    assert tuning.for_backend("tpu") is tuning.OTHERWISE
+    assert tuning.for_backend("rocm") is tuning.OTHERWISE
     assert tuning.OTHERWISE.spatial_conv == "scan" and tuning.OTHERWISE.convolution == "xla"
 
 

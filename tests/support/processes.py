@@ -4,13 +4,15 @@ As a program it is one of the processes: python -m tests.support.processes COMMA
 """
 
 import importlib
+import itertools
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.support import ROOT
 
@@ -24,9 +26,18 @@ class Process(NamedTuple):
 
 
 def start(
-    command: str, given: Sequence[str], *, processes: int, devices: int
+    command: str,
+    given: Sequence[str],
+    *,
+    processes: int,
+    devices: int,
+    hang: tuple[int, int] | None = None,
 ) -> list[subprocess.Popen[str]]:
-    """Start a command in processes of some devices each; a single one is not connected."""
+    """Start a command in processes of some devices each; a single one is not connected.
+
+    With `hang` the process of that number stops for good before it reads that batch, and all give
+    up after three seconds without progress.
+    """
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -39,9 +50,10 @@ def start(
     for number in range(processes):
         where = ["--distributed", f"localhost:{port}", "--processes", str(processes)]
         flags = [*where, "--process", str(number)] if processes > 1 else []
+        env_of = env | ({} if hang is None else {"HANG": f"{hang[1] if number == hang[0] else 0}"})
         words = [sys.executable, "-m", __name__, command, *given, *flags]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(words, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+        process = subprocess.Popen(words, cwd=ROOT, env=env_of, stdout=pipe, stderr=pipe, text=True)
         started.append(process)
     return started
 
@@ -66,10 +78,28 @@ def run(
     return ended(start(command, given, processes=processes, devices=devices))
 
 
+def hang_before(batch: int) -> None:
+    """Have this process sleep for good before it reads a batch; 0 for never."""
+    from input_pipeline import loader
+    from ssa_jax.training import watch
+
+    watch.HANG_SECONDS, watch.POST_SECONDS = 3, 0.2
+    following, read = loader.Batches.__next__, itertools.count(1)
+
+    def next_or_never(self: loader.Batches) -> Any:
+        if next(read) == batch:
+            time.sleep(10**6)
+        return following(self)
+
+    loader.Batches.__next__ = next_or_never  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     from launch import cli
     from tests.support.small_training import stand_in
 
     module = importlib.import_module(f"launch.{sys.argv[1]}")
+    if "HANG" in os.environ:
+        hang_before(int(os.environ["HANG"]))
     with stand_in():
         cli.run(module.main, sys.argv[2:])
