@@ -7,6 +7,7 @@ programs are bounds and a prediction by stated assumptions, not measurements.
 import dataclasses
 import hashlib
 import importlib.util
+import math
 import os
 import time
 from collections import Counter
@@ -322,11 +323,12 @@ def layer_of(scope: str) -> str:
     if not inside:
         return "outside the network"
     part, *rest = inside
-    if part == "encoder" and rest:
-        part = rest[0].partition("_")[0]
+    if part == "encoder":
+        named = [name for name in rest if name.startswith("stage")]
+        part = named[0].partition("_")[0] if named else "stem"
     elif part == "decoder" and len(rest) > 1:
         part = "head" if rest[0] == "decoder._head" else f"decoder {rest[0]}"
-    elif part not in ("encoder", "decoder", "spatial_conv"):
+    elif part not in ("decoder", "spatial_conv"):
         part = "attention"
     return f"{part} backward" if "transpose(" in scope else part
 
@@ -337,7 +339,7 @@ def network_seconds(collectives: Iterable[Collective], shape: Sequence[int], chi
     An array is reduced over rings along every axis of the torus, at the bandwidth of all links: its
     bytes leave and enter each chip twice. A ring of d chips takes d hops. The model is that of
     https://jax-ml.github.io/scaling-book/sharding/; small topologies lack the links that close
-    the rings and may take twice as long.
+    the rings and may take twice as long. A group of chips counts as the smallest such torus.
 
     Args:
         collectives: of the program.
@@ -347,8 +349,13 @@ def network_seconds(collectives: Iterable[Collective], shape: Sequence[int], chi
     Returns:
         Seconds; 0 for a single chip.
     """
-    hops = sum(side for side in shape if side > 1)
-    if not hops:
+    chips, axes = math.prod(shape), sum(side > 1 for side in shape)
+    if not axes:
         return 0.0
     one_way = chip.network / 2 * GB
-    return sum(2 * item.size / one_way + hops * HOP_SECONDS for item in collectives)
+    seconds = 0.0
+    for item in collectives:
+        side = (item.group or chips) ** (1 / axes)
+        hops = axes * side if item.group else sum(side for side in shape if side > 1)
+        seconds += 2 * item.size / one_way + hops * HOP_SECONDS
+    return seconds

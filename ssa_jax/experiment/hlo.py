@@ -52,6 +52,7 @@ class Instruction(NamedTuple):
         condition: name of the computation that ends a loop, else empty.
         trips: how often a loop runs its body, where the text says so.
         constant: the value of an integer constant.
+        group: devices that take part together in a collective operation, 0 where all do.
         scope: JAX's name of where it comes from, for instance
             'jit(step)/jvp(SSANet)/encoder/stem/conv_general_dilated'; may be empty.
         root: whether its result is that of its computation.
@@ -66,6 +67,7 @@ class Instruction(NamedTuple):
     condition: str
     trips: int | None
     constant: int | None
+    group: int
     scope: str
     root: bool
     free: bool
@@ -80,11 +82,13 @@ class Collective(NamedTuple):
     Attributes:
         kind: XLA's name of it, such as 'all-reduce'.
         size: bytes of a device's result.
+        group: number of devices that take part together; 0 for all.
         scope: see `Instruction`.
     """
 
     kind: str
     size: int
+    group: int
     scope: str
 
 
@@ -132,7 +136,7 @@ class Program:
                 size = sum(buffer.size for buffer in item.buffers)
                 if item.opcode.endswith("-start") and kind != "all-reduce":
                     size = max(buffer.size for buffer in item.buffers)  # of operand and result
-                found += [Collective(kind, size, item.scope)] * times
+                found += [Collective(kind, size, item.group, item.scope)] * times
         return found
 
     def _executed(self) -> Iterator[tuple[int, str, Instruction]]:
@@ -248,10 +252,20 @@ def _instruction(name: str, text: str, *, root: bool) -> Instruction:
         condition=condition[1] if condition else "",
         trips=int(trips[1]) if trips else None,
         constant=int(operands) if opcode == "constant" and operands.isdecimal() else None,
+        group=_group(attributes),
         scope=scope[1] if scope else "",
         root=root,
         free=opcode in FREE or 'custom_call_target="ConcatBitcast"' in attributes,
     )
+
+
+def _group(attributes: str) -> int:
+    """Read the size of a group: `{{0,1},{2,3}}`, or `[2,2]<=[4]` for two groups of two."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\},\{", attributes):
+        return listed[1].count(",") + 1
+    if (counted := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes)) and counted[1] != "1":
+        return int(counted[2])
+    return 0
 
 
 def _split_type(text: str) -> tuple[str, str]:

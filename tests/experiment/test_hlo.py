@@ -21,7 +21,16 @@ def test_traffic_counts_main_memory_padding_slices_and_loops():
 
 
 def test_collectives_have_their_bytes():
-    assert Program(TEXT).collectives() == [("all-reduce", 3 * 8 * 128 * 4, "jit(step)/norm/psum")]
+    size = 3 * 8 * 128 * 4
+    assert Program(TEXT).collectives() == [("all-reduce", size, 0, "jit(step)/norm/psum")]
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"), [("{{0,1},{2,3}}", 2), ("[4,8]<=[32]", 8), ("[1,4]<=[4]", 0), ("{}", 0)]
+)
+def test_groups_of_a_collective(groups, size):
+    (found,) = Program(TEXT.replace("{{0,1}}", groups)).collectives()
+    assert found.group == size
 
 
 def test_collectives_in_a_loop_count_each_time():

@@ -45,9 +45,11 @@ def test_batch_from_which_arithmetic_takes_longer():
 
 def test_network_time_is_bytes_twice_one_way_and_hops():
     chip = CHIPS["TPU v5 lite"]  # 200 GB a second each way
-    sent = [Collective("all-reduce", 100_000_000, ""), Collective("all-reduce", 0, "")]
+    sent = [Collective("all-reduce", 100_000_000, 0, ""), Collective("all-reduce", 0, 0, "")]
     assert network_seconds(sent, (4, 4), chip) == pytest.approx(2 * 1e8 / 2e11 + 2 * 8e-6)
     assert network_seconds(sent, (1, 1), chip) == 0.0
+    grouped = [Collective("all-reduce", 0, 16, "")]  # as a torus of 4x4
+    assert network_seconds(grouped, (16, 16), chip) == pytest.approx(8e-6)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_network_time_is_bytes_twice_one_way_and_hops():
     [
         ("jit(step)/shard_map/jvp(SSANet)/encoder/stem_norm/psum", "stem"),
         ("jit(step)/transpose(jvp(SSANet))/encoder/stage3_block1/conv2/mul", "stage3 backward"),
+        ("jit(step)/transpose(jvp(SSANet))/encoder/select_and_scatter", "stem backward"),
         ("jit(step)/jvp(SSANet)/spatial_conv/while/body/dot_general", "spatial_conv"),
         ("jit(step)/jvp(SSANet)/decoder/decoder._head/head_conv2/conv", "head"),
         ("jit(step)/jvp(SSANet)/decoder/layer2/conv1/dot", "decoder layer2"),
