@@ -96,7 +96,24 @@ def test_a_process_that_hangs_ends_all_and_is_named(source, tmp_path):
         "(computes step 7); all end"
     )
     assert message in both[0].errors
-    assert "next_or_never" in both[1].errors  # where it hangs
+    assert "in hang" in both[1].errors  # where it is
+
+
+def test_a_training_goes_on_with_other_devices(source, tmp_path):
+    """Begun by two processes of four devices, gone on with 16, ended with one."""
+    workdir, whole = tmp_path / "W", tmp_path / "whole"
+    fields = {"train.batch_size": 16, "train.epochs": 12, "train.validate_every": 12}
+    for count, devices, stop in ((2, 4, 3), (1, 16, 3), (1, 1, 0)):
+        given_ = given(source, workdir, **fields)
+        ran = processes.run("train", given_, processes=count, devices=devices, stop=stop)
+        assert [one.status for one in ran] == [130 if stop else 0] * count, ran
+    (one,) = processes.run("train", given(source, whole, **fields))
+    assert one.status == 0, one.errors
+    expected, found = (read_metrics(folder / "metrics.csv") for folder in (whole, workdir))
+    for name, points in expected.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in points]
+        values = [value for _, value in points]
+        assert [value for _, value in found[name]] == pytest.approx(values, rel=1e-4), name
 
 
 def wait_for_log(workdir: Path, started: list) -> None:

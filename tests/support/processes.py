@@ -6,11 +6,12 @@ As a program it is one of the processes: python -m tests.support.processes COMMA
 import importlib
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -32,11 +33,13 @@ def start(
     processes: int,
     devices: int,
     hang: tuple[int, int] | None = None,
+    stop: int = 0,
 ) -> list[subprocess.Popen[str]]:
     """Start a command in processes of some devices each; a single one is not connected.
 
     With `hang` the process of that number stops for good before it reads that batch, and all give
-    up after three seconds without progress.
+    up after three seconds without progress. With `stop` the last one gets SIGTERM when it reads
+    that batch of this start.
     """
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
@@ -51,6 +54,7 @@ def start(
         where = ["--distributed", f"localhost:{port}", "--processes", str(processes)]
         flags = [*where, "--process", str(number)] if processes > 1 else []
         env_of = env | ({} if hang is None else {"HANG": f"{hang[1] if number == hang[0] else 0}"})
+        env_of["STOP"] = f"{stop if number == processes - 1 else 0}"
         words = [sys.executable, "-m", __name__, command, *given, *flags]
         pipe = subprocess.PIPE
         process = subprocess.Popen(words, cwd=ROOT, env=env_of, stdout=pipe, stderr=pipe, text=True)
@@ -72,26 +76,29 @@ def ended(started: Sequence[subprocess.Popen[str]], seconds: float = 240) -> lis
 
 
 def run(
-    command: str, given: Sequence[str], *, processes: int = 1, devices: int = 1
+    command: str, given: Sequence[str], *, processes: int = 1, devices: int = 1, stop: int = 0
 ) -> list[Process]:
     """Run a command in several processes to its end."""
-    return ended(start(command, given, processes=processes, devices=devices))
+    return ended(start(command, given, processes=processes, devices=devices, stop=stop))
 
 
-def hang_before(batch: int) -> None:
-    """Have this process sleep for good before it reads a batch; 0 for never."""
+def before_batch(number: int, happens: Callable[[], Any]) -> None:
+    """Have something happen before this process reads a batch, the first of which is 1."""
     from input_pipeline import loader
-    from ssa_jax.training import watch
 
-    watch.HANG_SECONDS, watch.POST_SECONDS = 3, 0.2
     following, read = loader.Batches.__next__, itertools.count(1)
 
-    def next_or_never(self: loader.Batches) -> Any:
-        if next(read) == batch:
-            time.sleep(10**6)
+    def next_batch(self: loader.Batches) -> Any:
+        if next(read) == number:
+            happens()
         return following(self)
 
-    loader.Batches.__next__ = next_or_never  # type: ignore[method-assign]
+    loader.Batches.__next__ = next_batch  # type: ignore[method-assign]
+
+
+def hang() -> None:
+    """Sleep for good."""
+    time.sleep(10**6)
 
 
 if __name__ == "__main__":
@@ -100,6 +107,10 @@ if __name__ == "__main__":
 
     module = importlib.import_module(f"launch.{sys.argv[1]}")
     if "HANG" in os.environ:
-        hang_before(int(os.environ["HANG"]))
+        from ssa_jax.training import watch
+
+        watch.HANG_SECONDS, watch.POST_SECONDS = 3, 0.2
+        before_batch(int(os.environ["HANG"]), hang)
+    before_batch(int(os.environ["STOP"]), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with stand_in():
         cli.run(module.main, sys.argv[2:])
