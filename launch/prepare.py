@@ -32,6 +32,19 @@ def main(arguments: list[str]) -> None:
         help='of folder: JSON file with the class of each label, as {"labels": {"3": 2, "4": 0}}',
     )
     parser.add_argument("--check", action="store_true", help="only read the files, build nothing")
+    parser.add_argument(
+        "--jobs",
+        type=cli.positive_int,
+        default=1,
+        help="processes that read scans side by side [1]",
+    )
+    parser.add_argument(
+        "--shard",
+        type=cli.shard,
+        metavar="I/N",
+        help="build the I-th of N parts of the volumes, for N jobs side by side; the same command "
+        "without it then puts them together",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
     stated = {
@@ -39,7 +52,10 @@ def main(arguments: list[str]) -> None:
         "task": options.task,
         "axes": options.axes,
         "labels": options.labels,
+        "jobs": options.jobs,
     }
+    if options.check and options.shard is not None:
+        parser.error("--check reads all files; it takes no --shard")
     if options.check:
         if check(options.name, echo=print, **stated):
             sys.exit(cli.SOME_FAILED)
@@ -52,8 +68,11 @@ def main(arguments: list[str]) -> None:
         **stated,
         show_bars=sys.stderr.isatty() and not options.quiet,
         quiet=options.quiet,
+        part=options.shard,
     )
     print(table)
+    if options.shard is not None:
+        return
     print(
         f"Shares are of the pixels of slices with lesion. {options.name} is in {options.data_dir}"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets import covid_semiseg
+from input_pipeline.datasets import covid_semiseg, parts
 from input_pipeline.datasets.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.datasets.covid_semiseg import CovidSemiseg
 from input_pipeline.datasets.ct_phantom import patients
@@ -25,11 +25,11 @@ from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
 from input_pipeline.datasets.patients_table import PATIENTS
 from input_pipeline.datasets.record_slices import RecordSlices, facts_of
-from input_pipeline.datasets.report import Report
+from input_pipeline.datasets.report import Report, silent
 from input_pipeline.datasets.volume_builder import VolumeBuilder
 from input_pipeline.datasets.volumes import Options
 from input_pipeline.datasets.writing import move_into_place, scratch_folder, write_records
-from input_pipeline.files import write_json
+from input_pipeline.files import remove, write_json
 from input_pipeline.io.nifti_header import files_of
 from input_pipeline.io.scan import axes_affine
 from input_pipeline.lungs.origin import RECORD, LungOrigin, origin_of
@@ -138,6 +138,8 @@ def build(
     task: str,
     options: Options | None = None,
     progress: bool = False,
+    jobs: int = 1,
+    part: parts.Part | None = None,
     accept: Callable[[Path], Any] = lambda data_dir: None,
 ) -> bool:
     """Build a data set, completely or not at all, unless the same source is already built.
@@ -155,6 +157,9 @@ def build(
         options: what the user states about the files; None for what the existing records were
             built with.
         progress: whether to show progress bars on stderr.
+        jobs: processes that read volumes side by side; the records are the same.
+        part: builds that part alone, of a data set of volumes; without it parts that are all there
+            are put together and removed.
         accept: called before new records replace old ones, with a folder `data_dir` that holds the
             new ones alone; if it raises, the old ones stay.
 
@@ -162,11 +167,12 @@ def build(
         Whether it was built now.
 
     Raises:
-        ValueError: there is no such data set or task, or the source is incomplete or damaged; of
-            several faults each is printed on a line of standard error.
+        ValueError: there is no such data set or task, the source is incomplete or damaged (of
+            several faults each is printed on a line of standard error), or parts are missing.
         OSError: `data_dir` cannot be written.
     """
-    target = _directory(name, data_dir, task)
+    whole = _directory(name, data_dir, task)
+    target = whole if part is None else _part_directory(name, whole, part)
     if DATASETS[name].files is not None and source_dir is None:
         if target.is_dir():
             return False
@@ -181,8 +187,10 @@ def build(
     if source_dir is not None and DATASETS[name].builder is CovidSemiseg:
         _check_pictures(source_dir, task, report)
         report.raise_faults(source_dir)
+    made_of = _parts(whole, source, options, report) if part is None else []
+    given = {"options": options, "report": report, "jobs": jobs, "part": part, "made_of": made_of}
     with scratch_folder(data_dir) as scratch:
-        builder = _builder(name, source_dir, scratch, task, options, report)
+        builder = _builder(name, source_dir, scratch, task, given)
         write_records(builder, progress)
         report.raise_faults(source_dir or data_dir)
         built = Path(builder.data_dir)
@@ -193,10 +201,37 @@ def build(
         if target.exists():
             accept(scratch)
         move_into_place(built, target, scratch)
+        for folder in made_of:
+            remove(folder)
     return True
 
 
-def check(name: str, *, source_dir: Path, task: str, options: Options, report: Report) -> int:
+def _part_directory(name: str, whole: Path, part: parts.Part) -> Path:
+    """Return the folder of a part's records."""
+    if not issubclass(DATASETS[name].builder, VolumeBuilder):
+        raise ValueError(f"{name}: --shard divides volumes, and it has none; build it whole")
+    return parts.folder_of(whole, part)
+
+
+def _parts(whole: Path, source: str, options: Options, report: Report) -> list[Path]:
+    """Return the folders of parts to be put together, and take their notes over."""
+    folders = parts.built(whole)
+    for folder in folders:
+        card = _card(folder)
+        if (card.get("sha256"), _options(card)) != (source, options):
+            raise ValueError(
+                f"{folder}: built from other files or options than these; build the part again, or "
+                f"remove {folder.parent} to read all files here"
+            )
+        earlier = Report(silent)
+        earlier.notes += card.get("notes", [])
+        report.take_over(earlier)
+    return folders
+
+
+def check(
+    name: str, *, source_dir: Path, task: str, options: Options, report: Report, jobs: int = 1
+) -> int:
     """Read all files of a data set without building it.
 
     Args:
@@ -205,6 +240,7 @@ def check(name: str, *, source_dir: Path, task: str, options: Options, report: R
         task: 'binary' or 'multiclass'.
         options: what the user states about the files.
         report: gets the notes and the faults.
+        jobs: processes that read volumes side by side.
 
     Returns:
         The number of volumes, or of pictures, read.
@@ -216,7 +252,7 @@ def check(name: str, *, source_dir: Path, task: str, options: Options, report: R
     builder = DATASETS[name].builder
     options = _checked(name, options)
     if issubclass(builder, VolumeBuilder):
-        return builder.check(source_dir, options, report)
+        return builder.check(source_dir, options, report, jobs)
     if DATASETS[name].files is None:
         raise ValueError(f"{name} is made by this program; it has no files to check")
     return _check_pictures(source_dir, task, report)
@@ -360,20 +396,15 @@ def _directory(name: str, data_dir: Path, task: str) -> Path:
 
 
 def _builder(
-    name: str,
-    source_dir: Path | None,
-    data_dir: Path,
-    task: str,
-    options: Options,
-    report: Report,
+    name: str, source_dir: Path | None, data_dir: Path, task: str, given: dict[str, Any]
 ) -> tfds.core.DatasetBuilder:
-    """Return the builder that writes the records of a data set."""
+    """Return the builder that writes the records of a data set; `given` is for volumes."""
     info = DATASETS[name]
     own: dict[str, Any] = {} if info.files is None else {"source_dir": source_dir}
     if info.per_task:
         own["config"] = task
     if issubclass(info.builder, VolumeBuilder):
-        own |= {"options": options, "report": report}
+        own |= given
     return info.builder(data_dir=data_dir, file_format="array_record", **own)
 
 

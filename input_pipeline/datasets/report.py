@@ -17,6 +17,14 @@ def to_standard_error(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def silent(line: str) -> None:
+    """Print nothing.
+
+    Args:
+        line: what is noticed.
+    """
+
+
 class Report:
     """Collects notes and faults, a line for each, so that one bad file does not hide the next.
 
@@ -70,6 +78,19 @@ class Report:
         line = " ".join(line.split())
         if line not in self.faults:
             self.faults.append(line)
+
+    def take_over(self, other: "Report") -> None:
+        """Keep what another report holds, and print its notes.
+
+        Args:
+            other: of some of the files.
+        """
+        for line in other.notes:
+            if line not in self.notes:
+                self.notes.append(line)
+                self.echo(line)
+        for line in other.faults:
+            self.fault(line)
 
     def raise_faults(self, source: Path) -> None:
         """Refuse the data set if any file of it cannot be used; further faults are printed first.

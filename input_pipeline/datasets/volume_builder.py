@@ -1,19 +1,20 @@
 """Write volumes as records of slices: the base of the builders of NIfTI data sets.
 
-A record holds a slice in HU, at most 512 pixels high and wide, its mask and its lung mask. Only one
-volume is in memory at a time.
+A record holds a slice in HU, at most 512 pixels high and wide, its mask and its lung mask. One
+volume is in memory at a time, or two for each process that reads them side by side.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets.report import Report
+from input_pipeline.datasets import parts
+from input_pipeline.datasets.report import Report, silent
 from input_pipeline.datasets.volumes import (
     UNKNOWN_LABEL,
     Options,
@@ -22,6 +23,7 @@ from input_pipeline.datasets.volumes import (
     read_volume,
 )
 from input_pipeline.files import encodable
+from input_pipeline.in_order import in_order
 from input_pipeline.io.scan import Scan
 from input_pipeline.lungs.origin import FILES, THRESHOLD, LungOrigin, origin_of_files
 from input_pipeline.lungs.threshold import volume_lung_mask
@@ -49,6 +51,9 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         source_dir: Path | None = None,
         options: Options | None = None,
         report: Report | None = None,
+        jobs: int = 1,
+        part: parts.Part | None = None,
+        made_of: Sequence[Path] = (),
         **kwargs: Any,
     ) -> None:
         """Store the user's folder.
@@ -57,11 +62,15 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
             source_dir: folder with the user's files; needed to build.
             options: what the user states about them.
             report: gets what is noticed while they are read.
+            jobs: processes that read volumes side by side; the records are the same.
+            part: which part of the volumes to build; None for all.
+            made_of: folders of all parts, whose records are put together instead.
             **kwargs: arguments of TFDS's builder.
         """
         self._source_dir = source_dir
         self._options = options or Options()
         self.report = report or Report()
+        self._jobs, self._part, self._made_of = jobs, part, made_of
         self.lungs: LungOrigin | None = None
         super().__init__(**kwargs)
 
@@ -121,13 +130,14 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         return origin_of_files(given) if len(given) == len(files) else LungOrigin(FILES)
 
     @classmethod
-    def check(cls, source_dir: Path, options: Options, report: Report) -> int:
+    def check(cls, source_dir: Path, options: Options, report: Report, jobs: int = 1) -> int:
         """Read every file without building anything.
 
         Args:
             source_dir: folder with the user's files.
             options: what the user states about them.
             report: gets the notes and the faults.
+            jobs: processes that read volumes side by side.
 
         Returns:
             The number of volumes read.
@@ -139,8 +149,9 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         labels = cls.labels_of(source_dir, options)
         report.attempt(partial(cls.lung_origin, splits))
         volumes = [volume for split in splits.values() for volume in split]
-        for volume in volumes:
-            read_volume(volume, labels, options.axes, report, remedy=cls.REMEDY)
+        read = partial(_read, labels=labels, axes=options.axes, remedy=cls.REMEDY, build=False)
+        for made in in_order(read, volumes, jobs):
+            report.take_over(made.report)
         return len(volumes)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -158,12 +169,18 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
         only checked, as nothing will be built.
 
         Raises:
-            ValueError: there is no source folder, or it is not such a data set.
+            ValueError: there is no source folder, it is not such a data set, or there are more
+                parts than volumes.
         """
         if self._source_dir is None:
             raise ValueError(f"{self.name}: no source_dir, expected the folder of its files")
         splits = self.list_volumes(self._source_dir, self.report)
         self.lungs = self.report.attempt(partial(self.lung_origin, splits))
+        if self._made_of:
+            mend = f"remove {self._made_of[0].parent} and build its parts again"
+            return {split: parts.records_of(self._made_of, split, mend) for split in splits}
+        if self._part is not None:
+            splits = parts.share(splits, self._part)
         return {split: self._generate_examples(volumes) for split, volumes in splits.items()}
 
     def _split_generators(
@@ -175,10 +192,36 @@ class VolumeBuilder(  # type: ignore[call-arg]  # TFDS takes the keyword and has
     def _generate_examples(self, volumes: list[Volume]) -> Iterator[dict[str, Any]]:
         assert self._source_dir is not None
         labels = self.labels_of(self._source_dir, self._options)
-        for volume in volumes:
-            data = read_volume(volume, labels, self._options.axes, self.report, remedy=self.REMEDY)
-            if data is not None and not self.report.faults:
-                yield from records(volume, data)
+        build = not self.report.faults
+        read = partial(
+            _read, labels=labels, axes=self._options.axes, remedy=self.REMEDY, build=build
+        )
+        for made in in_order(read, volumes, self._jobs):
+            self.report.take_over(made.report)
+            if not self.report.faults:
+                yield from made.records
+
+
+class Made(NamedTuple):
+    """What is made of a volume.
+
+    Attributes:
+        records: see `records`; empty if its files cannot be used.
+        report: what was noticed while they were read.
+    """
+
+    records: list[dict[str, Any]]
+    report: Report
+
+
+def _read(
+    volume: Volume, labels: Mapping[int, int], axes: str | None, remedy: str, build: bool
+) -> Made:
+    """Read a volume and, where it is to be built, make its records."""
+    report = Report(echo=silent)
+    data = read_volume(volume, labels, axes, report, remedy=remedy)
+    made = records(volume, data) if build and data is not None and not report.faults else ()
+    return Made(list(made), report)
 
 
 def record_features() -> tfds.features.FeaturesDict:

@@ -8,6 +8,7 @@ import numpy as np
 
 from input_pipeline.datasets import catalog
 from input_pipeline.datasets.folder import read_label_map
+from input_pipeline.datasets.parts import Part
 from input_pipeline.datasets.report import Report, to_standard_error
 from input_pipeline.datasets.volumes import Options
 from input_pipeline.slices import Slice
@@ -33,6 +34,8 @@ def prepare(
     labels: Path | None,
     show_bars: bool,
     quiet: bool,
+    jobs: int = 1,
+    part: Part | None = None,
 ) -> str:
     """Build a data set if it is not built yet, and count its slices and pixels.
 
@@ -47,9 +50,12 @@ def prepare(
         labels: file with the class of each label; None for the data set's own.
         show_bars: show TFDS's progress bars on standard error.
         quiet: show no other progress.
+        jobs: processes that read volumes side by side.
+        part: builds that part of the volumes alone, see `catalog.build`.
 
     Returns:
-        A table with a line for each split, and the paper's figures.
+        A table with a line for each split, and the paper's figures; of a part a line that says that
+        it is built.
 
     Raises:
         ValueError: an unknown task, or the source is incomplete or damaged.
@@ -63,7 +69,12 @@ def prepare(
         task=task,
         options=_options(axes, labels),
         progress=show_bars,
+        jobs=jobs,
+        part=part,
     )
+    if part is not None:
+        number, count = part
+        return f"Part {number} of {count} is built; when all are, prepare without --shard."
     if not built:
         for note in catalog.notes(name, data_dir=data_dir, task=task):
             to_standard_error(note)
@@ -84,6 +95,7 @@ def check(
     axes: str | None,
     labels: Path | None,
     echo: Callable[[str], Any],
+    jobs: int = 1,
 ) -> int:
     """Read all files of a data set without building it, and print a line for each fault.
 
@@ -96,6 +108,7 @@ def check(
         axes: as for `prepare`.
         labels: as for `prepare`.
         echo: prints a fault, and the summary at the end.
+        jobs: as for `prepare`.
 
     Returns:
         The number of faults.
@@ -113,6 +126,7 @@ def check(
         task=task or catalog.DATASETS[name].tasks[-1],
         options=_options(axes, labels),
         report=report,
+        jobs=jobs,
     )
     for fault in report.faults:
         echo(fault)

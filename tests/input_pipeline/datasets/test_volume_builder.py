@@ -1,6 +1,7 @@
 """Builders of NIfTI data sets, on trees in the published layouts made here."""
 
 import json
+import os
 import re
 import socket
 from pathlib import Path
@@ -62,9 +63,9 @@ def save_medseg(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     return lone, whole
 
 
-def build(name: str, folder: Path, task: str = "binary") -> Path:
-    data_dir = folder / "records"
-    catalog.build(name, source_dir=folder, data_dir=data_dir, task=task)
+def build(name: str, folder: Path, task: str = "binary", **options) -> Path:
+    data_dir = folder / f"records{options.get('jobs', '')}"
+    catalog.build(name, source_dir=folder, data_dir=data_dir, task=task, **options)
     return data_dir
 
 
@@ -86,6 +87,63 @@ def test_covid19_ct_seg_keeps_every_slice_in_hu(tmp_path, monkeypatch):
         np.testing.assert_array_equal(item.lung, parts["lung"][place] > 0)
         assert item.spacing == pytest.approx((0.7, 0.8))
         assert item.slice_spacing == pytest.approx(2.0)
+
+
+def test_volumes_read_side_by_side_give_the_same_records_notes_and_faults(tmp_path, capsys):
+    save_ct_seg(tmp_path)
+    alone, several = build("covid19_ct_seg", tmp_path), build("covid19_ct_seg", tmp_path, jobs=2)
+    built = [contents(folder) for folder in (alone, several)]
+    assert sum("array_record" in name for name in built[0]) == 1 and built[0] == built[1]
+    for name in ("coronacases_001", "radiopaedia_2"):
+        path = tmp_path / "Infection_Mask" / f"{name}.nii.gz"
+        path.write_bytes(path.read_bytes()[:100])
+    said = []
+    for jobs in (1, 2):
+        with pytest.raises(ValueError, match=r"coronacases_001.*1 of 2 faults"):
+            build("covid19_ct_seg", tmp_path, jobs=jobs)
+        said.append(capsys.readouterr().err)
+    assert "radiopaedia_2" in said[0] and said[0] == said[1]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_parts_put_together_are_the_whole(tmp_path, capsys):
+    save_medseg(tmp_path)
+    whole = contents(build("medseg", tmp_path, "multiclass"))
+    said = capsys.readouterr().err
+
+    def make(part):
+        catalog.build(
+            "medseg", source_dir=tmp_path, data_dir=tmp_path / "P", task="multiclass", part=part
+        )
+
+    make((1, 2))
+    with pytest.raises(ValueError, match=r"parts 2/2 are missing"):
+        make(None)
+    make((2, 2))
+    make(None)
+    assert contents(tmp_path / "P") == whole
+    assert sorted(set(capsys.readouterr().err.splitlines())) == sorted(set(said.splitlines()))
+    with pytest.raises(ValueError, match="--shard 3/3: there are 2 volumes"):
+        make((3, 3))
+
+
+def test_parts_of_other_files_are_not_put_together(tmp_path):
+    save_ct_seg(tmp_path)
+    given = {"source_dir": tmp_path, "data_dir": tmp_path / "P", "task": "binary"}
+    for number in (1, 2):
+        catalog.build("covid19_ct_seg", **given, part=(number, 2))
+    os.utime(tmp_path / "Lung_Mask" / "radiopaedia_2.nii.gz", (0, 0))
+    with pytest.raises(ValueError, match="1-of-2: built from other files"):
+        catalog.build("covid19_ct_seg", **given)
+    with pytest.raises(ValueError, match="--shard divides volumes"):
+        catalog.build("ct_phantom", **given, part=(1, 2))
 
 
 def test_medseg_has_lone_slices_and_volumes_and_no_effusion(tmp_path):
