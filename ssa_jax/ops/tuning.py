@@ -20,6 +20,8 @@ class Tuning:
         unroll: slices computed in one iteration of the spatial convolution's scan.
         asynchronous: whether computations are dispatched before the previous ones are done.
         matmul_side: side of the square matmul that measures the device's peak speed.
+        pallas_interpreted: whether Pallas's interpreter runs our kernels for TPUs, which is slow
+            and for tests; False: they are compiled; None: they are refused.
         measured: the measurements behind these choices.
     """
 
@@ -28,6 +30,7 @@ class Tuning:
     unroll: int
     asynchronous: bool
     matmul_side: int
+    pallas_interpreted: bool | None
     measured: str
 
 
@@ -38,6 +41,7 @@ BY_BACKEND = {
         unroll=1,
         asynchronous=False,
         matmul_side=2048,
+        pallas_interpreted=None,
         measured=(
             "Two cores of an AMD EPYC, float32. Convolutions: XLA's own leave a core idle where "
             "rows are short or channels few, its matmuls do not (last layer, 256 px, batch 4, "
@@ -52,6 +56,7 @@ BY_BACKEND = {
         unroll=8,
         asynchronous=True,
         matmul_side=8192,
+        pallas_interpreted=None,
         measured=(
             "One H200. Convolutions: cuDNN's; the matmul implementations crashed XLA's compiler "
             "in bfloat16 inference at batch 32, and one gradient took 4 ms of a bfloat16 step. "
@@ -66,7 +71,11 @@ OTHERWISE = Tuning(
     unroll=1,
     asynchronous=True,
     matmul_side=8192,
-    measured="Nothing: no other backend was available, so XLA's and JAX's defaults are used.",
+    pallas_interpreted=False,
+    measured=(
+        "Nothing: no other backend was available, so XLA's and JAX's defaults are used. On a TPU "
+        "that leaves out 'pallas', which has been compiled for TPUs but not run on one."
+    ),
 )
 
 # Smallest map, in positions (pixels times batch), for which a matmul convolution uses
@@ -92,6 +101,22 @@ def for_backend(backend: str | None = None) -> Tuning:
         backend: JAX's name of it; None for the default backend, which is started if need be.
     """
     return BY_BACKEND.get(backend or jax.default_backend(), OTHERWISE)
+
+
+def pallas_interpreted() -> bool:
+    """Return whether our Pallas kernels are interpreted, not compiled, on the default backend.
+
+    Raises:
+        ValueError: they run on TPUs alone.
+    """
+    interpreted = for_backend().pallas_interpreted
+    if interpreted is None:
+        raise ValueError(
+            f"the spatial convolution implementation 'pallas' needs a TPU, and JAX's backend is "
+            f"{jax.default_backend()!r}; take another (model.spatial_conv_impl=auto), or "
+            "interpret=True to try it slowly"
+        )
+    return interpreted
 
 
 def block_on_cpu(tree: Any) -> Any:
