@@ -32,7 +32,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssa_jax.ops.pallas_spatial_conv import case_of, vmem_bytes
+from ssa_jax.ops.pallas_spatial_conv import sizes_of, vmem_bytes
 from ssa_jax.ops.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 
 AXIS = "batch"
@@ -78,13 +78,13 @@ def program(chips, shape, options, form):
 def vmem(shape, options):
     """Bytes in VMEM of the pass that holds most, by part."""
     batch, *sides = shape
-    cases = []
+    found = []
     for positions, length in (sides, sides[::-1]):
         taps = min(options.kernel, 2 * positions - 1)
         slices = jax.ShapeDtypeStruct((length, batch, positions, options.channels), options.dtype)
         kernel = jax.ShapeDtypeStruct((taps, options.channels, options.channels), options.dtype)
-        cases.append(vmem_bytes(case_of(slices, kernel)))
-    return max(cases, key=lambda case: sum(case.values()))
+        found.append(vmem_bytes(sizes_of(slices, kernel)))
+    return max(found, key=lambda held: sum(held.values()))
 
 
 def facts(compiled):

@@ -12,6 +12,7 @@ from input_pipeline.preprocess import Preprocessing
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.ops import tuning
 from ssa_jax.semi_supervised.trust import Trust
 from ssa_jax.training.losses import class_weights
 from ssa_jax.training.mapping import check_mapping
@@ -41,7 +42,6 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         raise ValueError(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
         )
-    chosen = model.spatial_conv_impl
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
@@ -55,8 +55,17 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         dtype=DTYPES[model.dtype],
         axis_name=axis_name,
         axis_index_groups=_norm_groups(settings) if axis_name else None,
-        spatial_conv_implementation=None if chosen == AUTO else chosen,
+        spatial_conv_implementation=_spatial_conv(model.spatial_conv_impl, axis_name is not None),
     )
+
+
+def _spatial_conv(chosen: str, training: bool) -> str | None:
+    """Return the implementation of the spatial convolution; None for the backend's choice.
+
+    A network that a TPU trained with its own implementation predicts on other machines too.
+    """
+    elsewhere = chosen == "pallas" and tuning.for_backend().pallas_interpreted is None
+    return None if chosen == AUTO or (elsewhere and not training) else chosen
 
 
 def _norm_groups(settings: Settings) -> tuple[tuple[int, ...], ...] | None:
@@ -234,6 +243,8 @@ def check(settings: Settings) -> None:
         if (value := attrgetter(name)(settings)) < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
     build_model(settings)
+    if settings.model.spatial_conv_impl == "pallas":
+        tuning.pallas_interpreted()  # raises where it does not run
     _norm_groups(settings)
     local_batch(settings)
     check_mapping(settings.train.mapping)

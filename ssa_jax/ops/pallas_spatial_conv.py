@@ -1,15 +1,16 @@
-"""One pass of the spatial convolution as one Pallas kernel for TPUs, forward and backward.
+"""One pass of the spatial convolution as one program for TPUs in Pallas, forward and backward.
 
-The recurrence of a pass needs the same `[k, C, C]` kernel at every slice (4.7 MB in bfloat16 at
+The recurrence of a pass needs the same kernel `[k, C, C]` at every slice (4.7 MB in bfloat16 at
 k = 9, C = 512). Here it is copied to the core's own memory, VMEM, once in a pass and stays there,
 while the grid goes over the slices and Pallas moves the next one in and the last one out. Slices
-are matrices `[P Z, C]` of Z images whose rows are ordered by position, then by image, so that the
-neighbours at distance n of all rows are the same matrix n Z rows on: with rows of zeros around it,
-the message of a slice is k matmuls of windows of one buffer, whatever P, Z and C are.
+are matrices `[P Z, C]` of Z images, whose rows are ordered by position, then by image, so that the
+neighbours of all rows at distance n are n Z rows on: with rows of zeros around the matrix, the
+message of a slice is k matmuls of windows of one buffer, whatever P, Z and C are.
 
 A batch is cut into blocks of Z images, each of them a recurrence of its own. Matmuls add up in
-float32 and what is stored has the type of the map. A TPU multiplies float32 matrices with the
-precision of `jax.default_matmul_precision`, as in the other implementations.
+float32, and what is stored has the type of the map. A TPU multiplies float32 matrices with the
+precision of `jax.default_matmul_precision`, as in the other implementations; Mosaic, which compiles
+the program, has 'default' and 'highest'.
 """
 
 from functools import partial
@@ -30,7 +31,7 @@ VMEM_SPARE = 4 * 2**20  # for what the compiler keeps there beside what we count
 LANES, TILE_BYTES = 128, 4096  # an array in VMEM is stored as tiles of 128 lanes, 4 KiB each
 
 
-class Case(NamedTuple):
+class Sizes(NamedTuple):
     """Sizes of a pass.
 
     Attributes:
@@ -39,7 +40,7 @@ class Case(NamedTuple):
         positions: P of a slice.
         images: Z of a block.
         channels: C.
-        size: k, taps of the kernel, odd.
+        taps: k of the kernel, odd.
         dtype: of the map.
     """
 
@@ -48,7 +49,7 @@ class Case(NamedTuple):
     positions: int
     images: int
     channels: int
-    size: int
+    taps: int
     dtype: Any
 
     @property
@@ -59,10 +60,10 @@ class Case(NamedTuple):
     @property
     def border(self) -> int:
         """Rows of zeros on either side of it."""
-        return self.size // 2 * self.images
+        return self.taps // 2 * self.images
 
 
-def case_of(slices: Any, kernel: Any) -> Case:
+def sizes_of(slices: Any, kernel: Any) -> Sizes:
     """Return the sizes of a pass, with the largest blocks of at most `ROWS` rows (or one image).
 
     Args:
@@ -72,24 +73,26 @@ def case_of(slices: Any, kernel: Any) -> Case:
     length, batch, positions, channels = slices.shape
     fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * positions <= ROWS]
     images = max(fitting, default=1)
-    return Case(batch // images, length, positions, images, channels, kernel.shape[0], slices.dtype)
+    return Sizes(
+        batch // images, length, positions, images, channels, kernel.shape[0], slices.dtype
+    )
 
 
-def vmem_bytes(case: Case) -> dict[str, int]:
+def vmem_bytes(sizes: Sizes) -> dict[str, int]:
     """Compute what a pass with its backward pass holds in VMEM, by the name of each part.
 
     Args:
-        case: the sizes.
+        sizes: of the pass.
 
     Returns:
         Bytes. Slices that Pallas streams have two buffers, the kernel has one.
     """
-    rows, channels, padded = case.rows, case.channels, case.rows + 2 * case.border
+    rows, channels, padded = sizes.rows, sizes.channels, sizes.rows + 2 * sizes.border
     return {
-        "kernel": case.size * _tiled(channels, channels, case.dtype),
-        "streamed slices": 4 * _tiled(rows, channels, case.dtype),
+        "kernel": sizes.taps * _tiled(channels, channels, sizes.dtype),
+        "streamed slices": 4 * _tiled(rows, channels, sizes.dtype),
         "streamed signs": 2 * _tiled(rows, channels, jnp.int8),
-        "padded slice": _tiled(padded, channels, case.dtype),
+        "padded slice": _tiled(padded, channels, sizes.dtype),
         "sum and product": 2 * _tiled(rows, channels, jnp.float32),
     }
 
@@ -101,9 +104,9 @@ def _tiled(rows: int, columns: int, dtype: Any) -> int:
     return TILE_BYTES * pl.cdiv(rows, sublanes) * pl.cdiv(columns, LANES)
 
 
-def _check_vmem(case: Case) -> None:
-    """Refuse a case that VMEM is too small for."""
-    used = vmem_bytes(case)
+def _check_vmem(sizes: Sizes) -> None:
+    """Refuse sizes that VMEM is too small for."""
+    used = vmem_bytes(sizes)
     if sum(used.values()) > VMEM_LIMIT:
         parts = ", ".join(f"{name} {size:,}" for name, size in used.items())
         raise ValueError(
@@ -130,49 +133,49 @@ def pallas_pass(reverse: bool, interpret: bool, slices: Array, kernel: Array) ->
     Raises:
         ValueError: the kernel and the slices do not fit into VMEM.
     """
-    case = case_of(slices, kernel)
-    return _from_blocks(_forward_kernel(case, reverse, interpret, False, slices, kernel)[0], case)
+    sizes = sizes_of(slices, kernel)
+    return _from_blocks(_run_forward(sizes, reverse, interpret, False, slices, kernel)[0], sizes)
 
 
 def _forward(
     reverse: bool, interpret: bool, slices: Array, kernel: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    case = case_of(slices, kernel)
-    updated, positive = _forward_kernel(case, reverse, interpret, True, slices, kernel)
-    return _from_blocks(updated, case), (updated, positive, kernel)
+    sizes = sizes_of(slices, kernel)
+    updated, positive = _run_forward(sizes, reverse, interpret, True, slices, kernel)
+    return _from_blocks(updated, sizes), (updated, positive, kernel)
 
 
 def _backward(
     reverse: bool, interpret: bool, saved: tuple[Array, Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     updated, positive, kernel = saved
-    case = case_of(gradient, kernel)
-    totals = _backward_kernel(case, reverse, interpret, gradient, positive, kernel)
+    sizes = sizes_of(gradient, kernel)
+    totals = _run_backward(sizes, reverse, interpret, gradient, positive, kernel)
     receivers = slice(None, -1) if reverse else slice(1, None)
     senders = slice(1, None) if reverse else slice(None, -1)
     sent = jnp.where(positive[:, receivers] > 0, totals[:, receivers], 0)
-    return _from_blocks(totals, case), _kernel_gradient(case, updated[:, senders], sent)
+    return _from_blocks(totals, sizes), _kernel_gradient(sizes, updated[:, senders], sent)
 
 
 pallas_pass.defvjp(_forward, _backward)
 
 
-def _to_blocks(slices: Array, case: Case) -> Array:
+def _to_blocks(slices: Array, sizes: Sizes) -> Array:
     """Turn `[L, B, P, C]` to the matrices `[N, L, P Z, C]`."""
-    n, length, positions, images, channels = case[:5]
+    n, length, positions, images, channels = sizes[:5]
     cut = slices.reshape(length, n, images, positions, channels).transpose(1, 0, 3, 2, 4)
-    return cut.reshape(n, length, case.rows, channels)
+    return cut.reshape(n, length, sizes.rows, channels)
 
 
-def _from_blocks(blocks: Array, case: Case) -> Array:
+def _from_blocks(blocks: Array, sizes: Sizes) -> Array:
     """Undo `_to_blocks`."""
-    n, length, positions, images, channels = case[:5]
+    n, length, positions, images, channels = sizes[:5]
     cut = blocks.reshape(n, length, positions, images, channels).transpose(1, 0, 3, 2, 4)
     return cut.reshape(length, n * images, positions, channels)
 
 
-def _forward_kernel(
-    case: Case, reverse: bool, interpret: bool, signs: bool, slices: Array, kernel: Array
+def _run_forward(
+    sizes: Sizes, reverse: bool, interpret: bool, signs: bool, slices: Array, kernel: Array
 ) -> list[Array]:
     """Return the updated slices `[N, L, P Z, C]` and, if asked, where messages were positive."""
 
@@ -188,20 +191,20 @@ def _forward_kernel(
 
         @pl.when(pl.program_id(1) > 0)
         def _() -> None:
-            sent = _message(case, padded, kernel)
+            sent = _message(sizes, padded, kernel)
             added = current[...].astype(jnp.float32) + jnp.maximum(sent, 0)
             updated[...] = added.astype(updated.dtype)
             for to in positive:
                 to[...] = (sent > 0).astype(to.dtype)
 
-        padded[pl.ds(case.border, case.rows), :] = updated[...]
+        padded[pl.ds(sizes.border, sizes.rows), :] = updated[...]
 
-    types = [case.dtype, jnp.int8] if signs else [case.dtype]
-    return _call(case, step, reverse, interpret, types, [_to_blocks(slices, case)], kernel)
+    types = [sizes.dtype, jnp.int8] if signs else [sizes.dtype]
+    return _call(sizes, step, reverse, interpret, types, [_to_blocks(slices, sizes)], kernel)
 
 
-def _backward_kernel(
-    case: Case, reverse: bool, interpret: bool, gradient: Array, positive: Array, kernel: Array
+def _run_backward(
+    sizes: Sizes, reverse: bool, interpret: bool, gradient: Array, positive: Array, kernel: Array
 ) -> Array:
     """Return the gradient of the slices `[N, L, P Z, C]`, against the direction of the pass."""
 
@@ -213,26 +216,27 @@ def _backward_kernel(
 
         @pl.when(pl.program_id(1) > 0)
         def _() -> None:
-            from_later = _message(case, padded, kernel, transposed=True)
+            from_later = _message(sizes, padded, kernel, transposed=True)
             total[...] = (own[...].astype(jnp.float32) + from_later).astype(total.dtype)
 
+        # In float32, as vector units before v6e have no other.
         on = positive[...].astype(jnp.float32) > 0
         sent = jnp.where(on, total[...].astype(jnp.float32), 0)
-        padded[pl.ds(case.border, case.rows), :] = sent.astype(padded.dtype)
+        padded[pl.ds(sizes.border, sizes.rows), :] = sent.astype(padded.dtype)
 
-    blocks = [_to_blocks(gradient, case), positive]
-    return _call(case, step, not reverse, interpret, [case.dtype], blocks, kernel)[0]
+    blocks = [_to_blocks(gradient, sizes), positive]
+    return _call(sizes, step, not reverse, interpret, [sizes.dtype], blocks, kernel)[0]
 
 
-def _message(case: Case, padded: Any, kernel: Any, *, transposed: bool = False) -> Array:
+def _message(sizes: Sizes, padded: Any, kernel: Any, *, transposed: bool = False) -> Array:
     """Convolve the slice in a padded buffer: `[P Z, C]` in float32.
 
     Transposed, it is the gradient of the slice that sent the message whose gradient is there.
     """
-    total = jnp.zeros((case.rows, case.channels), jnp.float32)
-    for tap in range(case.size):
-        offset = case.size - 1 - tap if transposed else tap
-        window = padded[pl.ds(offset * case.images, case.rows), :]
+    total = jnp.zeros((sizes.rows, sizes.channels), jnp.float32)
+    for tap in range(sizes.taps):
+        offset = sizes.taps - 1 - tap if transposed else tap
+        window = padded[pl.ds(offset * sizes.images, sizes.rows), :]
         total += lax.dot_general(
             window,
             kernel[tap],
@@ -243,7 +247,7 @@ def _message(case: Case, padded: Any, kernel: Any, *, transposed: bool = False) 
 
 
 def _call(
-    case: Case,
+    sizes: Sizes,
     step: Any,
     reverse: bool,
     interpret: bool,
@@ -251,34 +255,34 @@ def _call(
     blocks: list[Array],
     kernel: Array,
 ) -> list[Array]:
-    """Run a step for each slice of each block: slices `[N, L, P Z, C]` and the kernel to slices.
+    """Run a step for each slice of each block, from slices `[N, L, P Z, C]` and the kernel.
 
     The grid's last axis is the sequential one, so that the buffer `padded` holds the slice before.
     """
-    _check_vmem(case)
-    shape = (case.rows, case.channels)
-    place = (lambda n, j: (n, case.length - 1 - j, 0, 0)) if reverse else lambda n, j: (n, j, 0, 0)
+    _check_vmem(sizes)
+    shape = (sizes.rows, sizes.channels)
+    place = (lambda n, j: (n, sizes.length - 1 - j, 0, 0)) if reverse else lambda n, j: (n, j, 0, 0)
     one = pl.BlockSpec((None, None, *shape), place)
     resident = pl.BlockSpec(memory_space=pltpu.VMEM)  # whole, copied before the first step
-    made = [jax.ShapeDtypeStruct((case.blocks, case.length, *shape), dtype) for dtype in types]
+    made = [jax.ShapeDtypeStruct((sizes.blocks, sizes.length, *shape), dtype) for dtype in types]
     arrays: list[Any] = [*blocks, kernel, *made]
     moved = sum(array.size * array.dtype.itemsize for array in arrays)
-    multiplied = case.size * case.rows * case.channels**2
+    multiplied = sizes.taps * sizes.rows * sizes.channels**2
     return pl.pallas_call(
         step,
-        grid=(case.blocks, case.length),
+        grid=(sizes.blocks, sizes.length),
         in_specs=[*[one] * len(blocks), resident],
         out_specs=[one] * len(types),
         out_shape=made,
         scratch_shapes=[
-            pltpu.VMEM((case.rows + 2 * case.border, case.channels), case.dtype),
+            pltpu.VMEM((sizes.rows + 2 * sizes.border, sizes.channels), sizes.dtype),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=sum(vmem_bytes(case).values()) + VMEM_SPARE,
+            vmem_limit_bytes=sum(vmem_bytes(sizes).values()) + VMEM_SPARE,
         ),
         cost_estimate=pl.CostEstimate(
-            flops=2 * case.blocks * (case.length - 1) * multiplied,
+            flops=2 * sizes.blocks * (sizes.length - 1) * multiplied,
             bytes_accessed=moved,
             transcendentals=0,
         ),
@@ -287,7 +291,7 @@ def _call(
     )(*blocks, kernel)
 
 
-def _kernel_gradient(case: Case, senders: Array, sent: Array) -> Array:
+def _kernel_gradient(sizes: Sizes, senders: Array, sent: Array) -> Array:
     """Compute the gradient of the kernel, `[k, C, C]`, from all messages `[N, L - 1, P Z, C]`.
 
     XLA's own convolution reads each slice once; as a matmul it would read k shifted copies.
@@ -295,14 +299,14 @@ def _kernel_gradient(case: Case, senders: Array, sent: Array) -> Array:
 
     def messages(kernel: Array) -> Array:
         return lax.conv_general_dilated(
-            senders.reshape(-1, case.rows, case.channels),
+            senders.reshape(-1, sizes.rows, sizes.channels),
             kernel,
             window_strides=(1,),
-            padding=[(case.border, case.border)],
-            rhs_dilation=(case.images,),
+            padding=[(sizes.border, sizes.border)],
+            rhs_dilation=(sizes.images,),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
 
-    shape = (case.size, case.channels, case.channels)
-    pullback = jax.linear_transpose(messages, jax.ShapeDtypeStruct(shape, case.dtype))
-    return pullback(sent.reshape(-1, case.rows, case.channels))[0]
+    shape = (sizes.taps, sizes.channels, sizes.channels)
+    pullback = jax.linear_transpose(messages, jax.ShapeDtypeStruct(shape, sizes.dtype))
+    return pullback(sent.reshape(-1, sizes.rows, sizes.channels))[0]

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.ops import tuning
-from ssa_jax.ops.pallas_spatial_conv import case_of, vmem_bytes
+from ssa_jax.ops.pallas_spatial_conv import sizes_of, vmem_bytes
 from ssa_jax.ops.spatial_conv import PASSES, spatial_convolution
 from tests.conftest import variables_of
 from tests.ops.test_spatial_conv import published, random_case
@@ -174,7 +174,7 @@ def test_vmem_by_hand():
     """k = 9, C = 512 in bfloat16, 2x8x8: 16 rows, with 4 x 2 rows of zeros on either side."""
     slices = jax.ShapeDtypeStruct((8, 2, 8, 512), jnp.bfloat16)
     kernel = jax.ShapeDtypeStruct((9, 512, 512), jnp.bfloat16)
-    assert vmem_bytes(case_of(slices, kernel)) == {
+    assert vmem_bytes(sizes_of(slices, kernel)) == {
         "kernel": 9 * 512 * 512 * 2,
         "streamed slices": 2 * 2 * 16 * 512 * 2,  # in and out, two buffers each
         "streamed signs": 2 * 32 * 512,  # tiles of int8 have 32 rows
@@ -189,8 +189,8 @@ def test_vmem_by_hand():
 )
 def test_a_batch_is_cut_into_blocks(batch, positions, blocks, images):
     slices = jax.ShapeDtypeStruct((2, batch, positions, 8), jnp.float32)
-    case = case_of(slices, jax.ShapeDtypeStruct((3, 8, 8), jnp.float32))
-    assert (case.blocks, case.images) == (blocks, images)
+    sizes = sizes_of(slices, jax.ShapeDtypeStruct((3, 8, 8), jnp.float32))
+    assert (sizes.blocks, sizes.images) == (blocks, images)
 
 
 @pytest.mark.slow
