@@ -20,6 +20,7 @@ import time
 # Before JAX starts. libtpu would ask a cloud's metadata server, and keep others out by a lock file.
 os.environ |= {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are printed
     "JAX_PLATFORMS": "cpu",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_SKIP_MDS_QUERY": "1",
