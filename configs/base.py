@@ -58,8 +58,8 @@ def _model() -> ConfigDict:
     # Whether the head decides lesion or not first, then which (MEDPSeg); for several classes.
     model.nested_classes = False
     model.kernel_size = 9  # k, width of the spatial convolution's kernels (eq. 5)
-    # Implementation: 'auto' (the backend's choice), 'filtered', 'custom_vjp', 'scan' or 'unrolled';
-    # all give the same numbers up to rounding.
+    # Implementation: 'auto' (the backend's choice), 'filtered', 'custom_vjp', 'scan', 'unrolled',
+    # or 'pallas' on a TPU; all give the same numbers up to rounding.
     model.spatial_conv_impl = "auto"
     model.dtype = "float32"  # of the computation, or 'bfloat16'; parameters are float32
     return model

@@ -16,6 +16,7 @@ from launch import cli, sweep
 from ssa_jax.experiment import data, factory
 from ssa_jax.experiment.rounds import check
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.ops import tuning
 from tests.support import ROOT
 
 EXPERIMENTS = sorted(
@@ -230,3 +231,15 @@ def test_devices_that_share_statistics(size, groups):
     assert factory.build_model(settings).axis_index_groups is None
     with pytest.raises(ValueError, match=r"train\.norm_devices is 3; expected 0"):
         factory.check(settings.replace({"train.norm_devices": 3}))
+
+
+def test_what_a_tpu_trained_with_its_kernel_predicts_elsewhere_but_does_not_train(monkeypatch):
+    settings = Settings.from_config(load("covid_semiseg", "cpu"))
+    settings = settings.replace({"model.spatial_conv_impl": "pallas", "train.batch_size": 8})
+    assert factory.build_model(settings).spatial_conv_implementation is None
+    with pytest.raises(ValueError, match=r"'pallas' needs a TPU.*model\.spatial_conv_impl=auto"):
+        factory.check(settings)
+    monkeypatch.setitem(tuning.BY_BACKEND, "cpu", tuning.OTHERWISE)  # as on a TPU
+    factory.check(settings)
+    for axis in (None, "batch"):
+        assert factory.build_model(settings, axis).spatial_conv_implementation == "pallas"

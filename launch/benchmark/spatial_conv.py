@@ -23,7 +23,12 @@ from launch.benchmark.timing import (
     torch_installed,
 )
 from launch.cli import positive_int
-from ssa_jax.ops.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
+from ssa_jax.ops.spatial_conv import (
+    IMPLEMENTATIONS,
+    ON_ANY_BACKEND,
+    PASSES,
+    spatial_convolution,
+)
 
 Shape = tuple[int, int, int]  # B, H, W
 FORWARD, BOTH = "forward", "forward+backward"
@@ -64,8 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--forms",
         nargs="+",
         choices=IMPLEMENTATIONS,
-        default=IMPLEMENTATIONS,
-        help=f"[{' '.join(IMPLEMENTATIONS)}]",
+        default=ON_ANY_BACKEND,
+        help=f"[{' '.join(ON_ANY_BACKEND)}]; 'pallas' needs a TPU",
     )
     parser.add_argument(
         "--unrolls", nargs="+", type=positive_int, default=[1, 4], help="of the scans [1 4]"
@@ -192,7 +197,7 @@ def _implementations(direction: str, options: argparse.Namespace) -> dict[str, C
             spatial_convolution, implementation=impl, unroll=n
         )
         for impl in options.forms
-        for n in (options.unrolls if impl != "unrolled" else [1])
+        for n in ([1] if impl in ("unrolled", "pallas") else options.unrolls)
     }
     return {name: _directed(convolve, direction) for name, convolve in chosen.items()}
 

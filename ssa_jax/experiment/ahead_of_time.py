@@ -28,6 +28,7 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import make_step
 from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.ssa_net import STRIDE, SSANet
+from ssa_jax.ops import tuning
 from ssa_jax.training.mapping import SHARED, WHOLE, over_mesh
 from ssa_jax.training.speed import GB, PEAKS, TERA
 from ssa_jax.training.state import init_state
@@ -185,8 +186,9 @@ def trace_for(settings: Settings, topology: str, program: str, batch: int) -> Tr
     devices = _devices(topology)
     train = dataclasses.replace(settings.train, batch_size=batch * len(devices))
     settings = dataclasses.replace(settings, train=train)
-    model = factory.build_model(settings, AXIS, backend=BACKEND, devices=len(devices))
-    lowered, state = _lowered(settings, model, Mesh(np.array(devices), (AXIS,)), program)
+    with tuning.compiling_for(BACKEND):
+        model = factory.build_model(settings, AXIS, devices=len(devices))
+        lowered, state = _lowered(settings, model, Mesh(np.array(devices), (AXIS,)), program)
     passes = PASSES_OF_A_STEP if program == STEP else (4 if settings.eval.flip else 1)
     report = Report(
         sha256=hashlib.sha256(lowered.as_text().encode()).hexdigest(),

@@ -28,7 +28,6 @@ def build_model(
     settings: Settings,
     axis_name: str | None = None,
     *,
-    backend: str | None = None,
     devices: int | None = None,
 ) -> SSANet:
     """Build the network.
@@ -36,7 +35,6 @@ def build_model(
     Args:
         settings: whose model and attention groups are read.
         axis_name: mapped axis over which BatchNorm's statistics are averaged.
-        backend: for which it is built, where that is not the one at hand; see `ops.tuning`.
         devices: size of the mapped axis; None for all devices at hand.
 
     Raises:
@@ -50,12 +48,6 @@ def build_model(
         raise ValueError(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
         )
-    spatial_conv = None if model.spatial_conv_impl == AUTO else model.spatial_conv_impl
-    convolution = head_in_blocks = None
-    if backend is not None:
-        target = tuning.for_backend(backend)
-        spatial_conv = spatial_conv or target.spatial_conv
-        convolution, head_in_blocks = target.convolution, target.head_in_blocks
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
@@ -69,10 +61,17 @@ def build_model(
         dtype=DTYPES[model.dtype],
         axis_name=axis_name,
         axis_index_groups=_norm_groups(settings, devices) if axis_name else None,
-        spatial_conv_implementation=spatial_conv,
-        conv_implementation=convolution,
-        head_in_blocks=head_in_blocks,
+        spatial_conv_implementation=_spatial_conv(model.spatial_conv_impl, axis_name is not None),
     )
+
+
+def _spatial_conv(chosen: str, training: bool) -> str | None:
+    """Return the implementation of the spatial convolution; None for the backend's choice.
+
+    A network that a TPU trained with its own implementation predicts on other machines too.
+    """
+    elsewhere = chosen == "pallas" and tuning.for_backend().pallas_interpreted is None
+    return None if chosen == AUTO or (elsewhere and not training) else chosen
 
 
 def _norm_groups(
@@ -252,6 +251,8 @@ def check(settings: Settings) -> None:
         if (value := attrgetter(name)(settings)) < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
     build_model(settings)
+    if settings.model.spatial_conv_impl == "pallas":
+        tuning.pallas_interpreted()  # raises where it does not run
     _norm_groups(settings)
     local_batch(settings)
     check_mapping(settings.train.mapping)

@@ -24,7 +24,8 @@ PASSES = (
     ("right", 2, False),
     ("left", 2, True),
 )
-IMPLEMENTATIONS = ("filtered", "custom_vjp", "scan", "unrolled")
+ON_ANY_BACKEND = ("filtered", "custom_vjp", "scan", "unrolled")
+IMPLEMENTATIONS = (*ON_ANY_BACKEND, "pallas")
 
 
 def spatial_convolution(
@@ -33,6 +34,7 @@ def spatial_convolution(
     implementation: str | None = None,
     *,
     unroll: int | None = None,
+    interpret: bool | None = None,
 ) -> Array:
     """Pass messages downward, upward, rightward and leftward (equation 5).
 
@@ -46,16 +48,21 @@ def spatial_convolution(
         implementation: 'filtered' ('custom_vjp' with minimal filtering where that is faster, see
             `slice_conv.fewest_multiplications`), 'custom_vjp' (`lax.scan` with a backward pass
             written by hand; no forward-mode derivative), 'scan' (`lax.scan`, differentiated by
-            JAX) or 'unrolled' (a Python loop, whose compile time grows with H and W). All give
-            the same numbers up to rounding. None takes the backend's choice in `ops.tuning`.
+            JAX), 'unrolled' (a Python loop, whose compile time grows with H and W) or, on a TPU,
+            'pallas' (one kernel for each pass, see `pallas_spatial_conv`; no forward-mode
+            derivative). All give the same numbers up to rounding. None takes the backend's choice
+            in `ops.tuning`.
         unroll: slices computed in one iteration of a scan; None takes the backend's choice if
             `implementation` is None too, else 1.
+        interpret: whether 'pallas' runs in Pallas's interpreter, slowly, instead of being compiled
+            for a TPU; None takes what `ops.tuning` says of the backend.
 
     Returns:
         `[B, H, W, C]`.
 
     Raises:
-        ValueError: an unknown implementation or an even k.
+        ValueError: an unknown implementation or an even k; 'pallas' on another backend than a
+            TPU, or with kernels and slices that do not fit into its VMEM.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,10 +88,23 @@ def spatial_convolution(
         elif implementation == "scan":
             matrices = algorithm.matrices(kernel)
             updated, _ = _scan_pass(algorithm, slices, matrices, reverse, unroll or 1)
+        elif implementation == "pallas":
+            updated = _pallas_pass(slices, kernel, reverse, interpret)
         else:
             updated = _scan_custom_vjp(algorithm, reverse, unroll or 1, slices, kernel)
         x = jnp.moveaxis(updated, 0, axis)
     return x
+
+
+def _pallas_pass(slices: Array, kernel: Array, reverse: bool, interpret: bool | None) -> Array:
+    """Update the slices `[L, B, P, C]` in one pass by a kernel for TPUs."""
+    # Imported here because only this implementation needs Pallas, which takes a while to import.
+    from ssa_jax.ops.pallas_spatial_conv import pallas_pass
+
+    if interpret is None:
+        interpret = tuning.pallas_interpreted()
+    dtype = jnp.result_type(slices, kernel)
+    return pallas_pass(reverse, interpret, slices.astype(dtype), kernel.astype(dtype))
 
 
 def _reachable(kernel: Array, positions: int) -> Array:
