@@ -13,6 +13,9 @@ from ssa_jax.models.ssa_net import Prediction, SSANet, probabilities
 from ssa_jax.ops.tuning import block_on_cpu
 from ssa_jax.training.state import Variables
 
+# Axes along which the images of test-time augmentation are mirrored: the slice itself first.
+MIRRORED: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
+
 
 class Output(NamedTuple):
     """Probabilities and attention of a batch, on the host.
@@ -49,12 +52,8 @@ def make_predict(model: SSANet, *, flip: bool) -> Callable[[Variables], Predict]
     whole = NamedSharding(mesh, PartitionSpec())
 
     def forward(variables: Variables, image: Array) -> tuple[Array, Array]:
-        prediction = _apply(model, variables, image)
-        prob = probabilities(prediction.logits)
-        if flip:
-            mirrored = [_mirrored(model, variables, image, axes) for axes in ((1,), (2,), (1, 2))]
-            prob = jnp.mean(jnp.stack([prob, *mirrored]), axis=0)
-        maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in prediction.attention]
+        prob, energies = predicted(model, variables, image, flip=flip)
+        maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in energies]
         return prob, jnp.stack(maps, axis=-1)
 
     compiled = jax.jit(forward)
@@ -72,6 +71,29 @@ def make_predict(model: SSANet, *, flip: bool) -> Callable[[Variables], Predict]
         return predict
 
     return with_variables
+
+
+def predicted(
+    model: SSANet, variables: Variables, image: Array, *, flip: bool
+) -> tuple[Array, tuple[Array, ...]]:
+    """Compute the probabilities of a batch and the energies of its attention.
+
+    Args:
+        model: the network.
+        variables: of the network.
+        image: `[B, H, W, C]`, see `SSANet`.
+        flip: whether the probability is averaged over the mirror images, see `make_predict`.
+
+    Returns:
+        Probabilities `[B, H, W, K]` float32 in [0, 1], background first, and the energies of the
+        four stages of the encoder, see `Prediction`.
+    """
+    prediction = _apply(model, variables, image)
+    prob = probabilities(prediction.logits)
+    if flip:
+        mirrored = [_mirrored(model, variables, image, axes) for axes in MIRRORED[1:]]
+        prob = jnp.mean(jnp.stack([prob, *mirrored]), axis=0)
+    return prob, prediction.attention
 
 
 def _apply(model: SSANet, variables: Variables, image: Array) -> Prediction:
