@@ -12,6 +12,7 @@ from input_pipeline.preprocess import Preprocessing
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.ops import tuning
 from ssa_jax.semi_supervised.trust import Trust
 from ssa_jax.training.losses import class_weights
 from ssa_jax.training.mapping import check_mapping
@@ -56,6 +57,25 @@ def build_model(settings: Settings, axis_name: str | None = None) -> SSANet:
         axis_name=axis_name,
         axis_index_groups=_norm_groups(settings) if axis_name else None,
         spatial_conv_implementation=None if chosen == AUTO else chosen,
+    )
+
+
+def build_portable_model(settings: Settings) -> SSANet:
+    """Build the network for one program of many backends and batches, in float32.
+
+    Its implementations are XLA's own: no choice by the backend that builds it, and none by the size
+    of the batch, which may be symbolic.
+
+    Args:
+        settings: see `build_model`.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    return build_model(settings).clone(
+        dtype=jnp.float32,
+        conv_implementation=tuning.OTHERWISE.convolution,
+        spatial_conv_implementation=tuning.OTHERWISE.spatial_conv,
     )
 
 

@@ -1,5 +1,8 @@
 """The ONNX graph: ONNX Runtime's probabilities are those of the Flax network, in every variant."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -12,14 +15,18 @@ from tests.conftest import variables_of
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-# The implementations that compile fastest; that all of them agree is shown elsewhere.
-QUICK = {"conv_implementation": "xla", "spatial_conv_implementation": "scan"}
-SMALL = QUICK | {"stage_sizes": (1, 2, 1, 1), "kernel_size": 3}
-NESTED = {"encoder": "torchvision", "skip": "add", "padding": "reflect", "nested": True}
+# With the implementations that compile fastest; that all of them agree is shown elsewhere.
+SMALL: Any = partial(
+    SSANet,
+    stage_sizes=(1, 2, 1, 1),
+    kernel_size=3,
+    conv_implementation="xla",
+    spatial_conv_implementation="scan",
+)
 VARIANTS = {
-    "binary": SSANet(**SMALL),
-    "nested": SSANet(**SMALL, **NESTED, outputs=3),
-    "plain": SSANet(**SMALL, spatial_conv=False, outputs=3),
+    "binary": SMALL(),
+    "nested": SMALL(encoder="torchvision", skip="add", padding="reflect", nested=True, outputs=3),
+    "plain": SMALL(spatial_conv=False, outputs=3),
 }
 
 
