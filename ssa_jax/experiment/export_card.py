@@ -25,7 +25,7 @@ session = onnxruntime.InferenceSession("{file}")
 import jax
 from jax import export
 
-jax.config.update("jax_compilation_cache_dir", "compiled")  # later processes do not compile again
+jax.config.update("jax_compilation_cache_dir", "compiled")  # compiled once for each batch size
 program = jax.jit(export.deserialize(bytearray(Path("{file}").read_bytes())).call)
 prob = program(image)""",
 }
