@@ -1,8 +1,8 @@
 """Inference as an ONNX graph of plain operators: the network of `models`, layer by layer.
 
-Written by hand, as no converter of JAX could be used: jax2onnx up to 0.12 makes a graph of this
-network that ONNX Runtime refuses, and later versions do not install beside our orbax-checkpoint. A
-layer of `models` has a method of the same meaning here. The spatial convolution is unrolled, since
+Written by hand, as no converter of JAX could be used: of this network jax2onnx 0.13.0 makes a graph
+that ONNX Runtime refuses, and 0.13.1 to 0.17.1 do not install beside our orbax-checkpoint. A layer
+of `models` has a method of the same meaning here. The spatial convolution is unrolled, since
 the sizes are fixed: a runtime then needs convolutions and additions alone.
 
 ONNX is `[B, C, H, W]` inside; image and probabilities are `[B, H, W, C]`, as everywhere else. The

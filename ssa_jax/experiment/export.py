@@ -136,8 +136,8 @@ def _require(format: str) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ValueError(
-                f"the format {format} needs the package {name}, which is not installed; install "
-                "the extra: pip install 'ssa_jax[export]'"
+                f"the format {format} needs the package {name}, which is not installed; "
+                "pip install 'ssa_jax[export]' (onnx, onnxruntime, flatbuffers)"
             ) from error
 
 
