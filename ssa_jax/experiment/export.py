@@ -109,7 +109,7 @@ def export(network: "Network", out: Path, format: str, batch: int | None) -> Exp
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {tuple(FORMATS)}")
     if batch is not None and batch < 1:
-        raise ValueError(f"batch is {batch}; expected 1 or more, or dynamic")
+        raise ValueError(f"batch is {batch}; expected 1 or more, or None for any number")
     _require(format)
     require_empty(out, "--out")
     write, read = {"onnx": (_onnx, _run_onnx), "stablehlo": (_stablehlo, _run_stablehlo)}[format]

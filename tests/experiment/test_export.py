@@ -124,7 +124,7 @@ def test_a_wrong_file_is_refused_and_nothing_stays(tmp_path, network, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_a_fixed_batch_is_in_the_file(network):
+def test_a_fixed_batch_and_the_warning_are_in_the_file(network):
     needs("onnx")
     import onnx
 
@@ -134,6 +134,8 @@ def test_a_fixed_batch_is_in_the_file(network):
         for value in (*model.graph.input, *model.graph.output)
     ]
     assert shapes == [[2, SIDE, SIDE, 2]] * 2
+    assert "ct_phantom" in model.graph.doc_string
+    assert "Not a medical device" in model.graph.doc_string
 
 
 def without(names):
