@@ -29,6 +29,7 @@ COMMANDS = {  # by name: module, and what it does
     "train": ("launch.train", "train a network"),
     "evaluate": ("launch.evaluate", "score a trained network on a split"),
     "predict": ("launch.predict", "segment scans (NIfTI, DICOM) or pictures"),
+    "export": ("launch.export", "a trained network as ONNX or StableHLO, for other programs"),
     "score": ("launch.score", "score label maps of any program"),
     "lung_masks": ("launch.lung_masks", "find the lungs in scans"),
     "prepare": ("launch.prepare", "build a data set from its published files or your own"),

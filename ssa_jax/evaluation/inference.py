@@ -14,6 +14,9 @@ from ssa_jax.models.ssa_net import Prediction, SSANet, probabilities
 from ssa_jax.ops.tuning import block_on_cpu
 from ssa_jax.training.state import Variables
 
+# Axes along which the images of test-time augmentation are mirrored: the slice itself first.
+MIRRORED: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
+
 
 class Output(NamedTuple):
     """Probabilities and attention of a batch, on the host.
@@ -78,13 +81,32 @@ def forward(model: SSANet, flip: bool, variables: Variables, image: Array) -> tu
     Returns:
         `Output.prob` and `Output.attention`.
     """
+    prob, energies = predicted(model, variables, image, flip=flip)
+    maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in energies]
+    return prob, jnp.stack(maps, axis=-1)
+
+
+def predicted(
+    model: SSANet, variables: Variables, image: Array, *, flip: bool
+) -> tuple[Array, tuple[Array, ...]]:
+    """Compute the probabilities of a batch and the energies of its attention.
+
+    Args:
+        model: the network.
+        variables: of the network.
+        image: `[B, H, W, C]`, see `SSANet`.
+        flip: whether the probability is averaged over the mirror images, see `make_predict`.
+
+    Returns:
+        Probabilities `[B, H, W, K]` float32 in [0, 1], background first, and the energies of the
+        four stages of the encoder, see `Prediction`.
+    """
     prediction = _apply(model, variables, image)
     prob = probabilities(prediction.logits)
     if flip:
-        mirrored = [_mirrored(model, variables, image, axes) for axes in ((1,), (2,), (1, 2))]
+        mirrored = [_mirrored(model, variables, image, axes) for axes in MIRRORED[1:]]
         prob = jnp.mean(jnp.stack([prob, *mirrored]), axis=0)
-    maps = [jax.image.resize(m, image.shape[:3], "bilinear") for m in prediction.attention]
-    return prob, jnp.stack(maps, axis=-1)
+    return prob, prediction.attention
 
 
 def _apply(model: SSANet, variables: Variables, image: Array) -> Prediction:

@@ -74,6 +74,26 @@ def _spatial_conv(chosen: str, training: bool) -> str | None:
     return None if chosen == AUTO or (elsewhere and not training) else chosen
 
 
+def build_portable_model(settings: Settings) -> SSANet:
+    """Build the network for one program of many backends and batches, in float32.
+
+    Its implementations are XLA's own: no choice by the backend that builds it, and none by the size
+    of the batch, which may be symbolic.
+
+    Args:
+        settings: see `build_model`.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    return build_model(settings).clone(
+        dtype=jnp.float32,
+        conv_implementation=tuning.OTHERWISE.convolution,
+        spatial_conv_implementation=tuning.OTHERWISE.spatial_conv,
+        head_in_blocks=tuning.OTHERWISE.head_in_blocks,
+    )
+
+
 def _norm_groups(
     settings: Settings, devices: int | None = None
 ) -> tuple[tuple[int, ...], ...] | None:

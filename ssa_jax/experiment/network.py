@@ -22,6 +22,7 @@ from input_pipeline.slices import Slice
 from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
 from ssa_jax.evaluation.scoring import SlicePrediction
 from ssa_jax.experiment import factory, workdir
+from ssa_jax.experiment.export import Exported, export
 from ssa_jax.experiment.lesion_volumes import missing_note
 from ssa_jax.experiment.lung_masks import lung_labels
 from ssa_jax.experiment.progress import progress
@@ -53,7 +54,7 @@ class Network:
         name: see above.
         step: see above.
         trained_on: what it was trained on, without the hash of its weights.
-        weights: returns that hash.
+        variables: on the host; None while it is being trained.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class Network:
         name: str = "network",
         step: int = 0,
         trained_on: Provenance = UNKNOWN,
-        weights: Callable[[], str] = str,
+        variables: Variables | None = None,
     ) -> None:
         self.settings = settings
         self.preprocessing: Preprocessing = factory.preprocessing(settings)
         self.name = name
         self.step = step
         self._trained_on = trained_on
-        self._weights = weights
+        self._variables = variables
         self._predict = predict
 
     @property
@@ -82,7 +83,15 @@ class Network:
     @cached_property
     def provenance(self) -> Provenance:
         """What it was trained on; unknown while it is being trained."""
-        return self._trained_on._replace(weights=self._weights())
+        if self._variables is None:
+            return self._trained_on
+        return self._trained_on._replace(weights=weights_sha256(self._variables))
+
+    @property
+    def variables(self) -> Variables:
+        """Its weights, 'params' and 'batch_stats', on the host: those that `evaluate` uses."""
+        assert self._variables is not None, "a network in training has no weights of its own"
+        return self._variables
 
     @property
     def _made_by(self) -> str:
@@ -233,6 +242,27 @@ class Network:
             self.class_names, None, lung, np.zeros(0), (), tuple(notes), self._made_by, labels, prob
         )
 
+    def export(
+        self, out: str | Path, *, format: str = "onnx", batch: int | None = None
+    ) -> Exported:
+        """Write inference as one file for other programs; `ssa-jax export` does the same.
+
+        Args:
+            out: folder to write to, new or empty: the network, and how images are made for it.
+            format: 'onnx', or 'stablehlo' (of `jax.export`).
+            batch: number of images that the file takes at once; None for any.
+
+        Returns:
+            The files, and how the network's numbers and the file's compare.
+
+        Raises:
+            ValueError: an unknown format, a batch below 1, a package is missing, or the file's
+                probabilities are not those of the network.
+            FileExistsError: the folder is not empty.
+            OSError: it cannot be written.
+        """
+        return export(self, Path(out), format, batch)
+
     def picture(
         self, prediction: SlicePrediction, title: str, prepared_by: Preprocessing | None = None
     ) -> SlicePicture:
@@ -298,5 +328,5 @@ def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:
         name=str(folder),
         step=step,
         trained_on=read_provenance(folder, settings),
-        weights=lambda: weights_sha256(variables),
+        variables=variables,
     )

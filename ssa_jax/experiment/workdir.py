@@ -141,7 +141,7 @@ def load_settings(workdir: Path) -> Settings:
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: not found; --workdir takes the folder that `ssa-jax train` or "
+            f"{path}: not found; expected the folder that `ssa-jax train` or "
             f"`ssa-jax import_torch` wrote{_networks_within(workdir)}"
         )
     stored = read_signed(path, MEND)

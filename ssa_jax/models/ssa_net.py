@@ -14,6 +14,7 @@ from ssa_jax.models.layers import SpatialConv
 from ssa_jax.models.resnet import STAGE_SIZES, ResNet34
 
 STRIDE = 32  # the encoder halves height and width five times
+NORM_EPSILON = 1e-5  # added to BatchNorm's variances
 
 
 class Prediction(NamedTuple):
@@ -136,7 +137,7 @@ class SSANet(nn.Module):
             nn.BatchNorm,
             use_running_average=not train,
             momentum=0.9,
-            epsilon=1e-5,
+            epsilon=NORM_EPSILON,
             dtype=self.dtype,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,

@@ -1,10 +1,11 @@
 """The spatial convolution of section 3.1.2: messages passed row by row and column by column."""
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ssa_jax.ops import tuning
@@ -24,6 +25,7 @@ PASSES = (
     ("right", 2, False),
     ("left", 2, True),
 )
+Kernel = TypeVar("Kernel", Array, np.ndarray)
 ON_ANY_BACKEND = ("filtered", "custom_vjp", "scan", "unrolled")
 IMPLEMENTATIONS = (*ON_ANY_BACKEND, "pallas")
 
@@ -81,7 +83,7 @@ def spatial_convolution(
         )
     for name, axis, reverse in PASSES:
         slices = jnp.moveaxis(x, axis, 0)  # [L, B, P, C]: L slices of P positions each
-        kernel = _reachable(kernels[name], positions=slices.shape[2])
+        kernel = reachable(kernels[name], positions=slices.shape[2])
         algorithm = _algorithm(kernel, slices, filtered=implementation == "filtered")
         if implementation == "unrolled":
             updated = _unrolled_pass(algorithm, slices, kernel, reverse)
@@ -107,8 +109,19 @@ def _pallas_pass(slices: Array, kernel: Array, reverse: bool, interpret: bool | 
     return pallas_pass(reverse, interpret, slices.astype(dtype), kernel.astype(dtype))
 
 
-def _reachable(kernel: Array, positions: int) -> Array:
-    """Drop the taps of `[k, C, C]` that fall outside a slice of so many positions."""
+def reachable(kernel: Kernel, positions: int) -> Kernel:
+    """Drop the taps of a kernel that fall outside a slice of so many positions.
+
+    Args:
+        kernel: `[k, C, C]`, k odd.
+        positions: of a slice, P.
+
+    Returns:
+        `[min(k, 2 P - 1), C, C]`.
+
+    Raises:
+        ValueError: an even k.
+    """
     size = kernel.shape[0]
     if size % 2 == 0:
         raise ValueError(f"the spatial convolution's kernel width is {size}; expected an odd one")

@@ -220,7 +220,7 @@ def test_a_network_of_another_architecture(workdir, network_variables, capsys):
 
 def test_what_is_not_there(tmp_path, workdir, capsys):
     cases = {
-        "--workdir takes the folder": ["--workdir", tmp_path / "none"],
+        "expected the folder that": ["--workdir", tmp_path / "none"],
         "has no split 'tset'": ["--workdir", workdir, "--split", "tset"],
         "no labels to score": ["--workdir", workdir, "--split", "unlabelled"],
         "is not built": ["--workdir", workdir, "--data-dir", tmp_path / "none"],

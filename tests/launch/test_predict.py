@@ -199,7 +199,7 @@ def test_networks_that_do_not_read_these_inputs(tmp_path, workdir, capsys):
     arguments = ["--out", tmp_path / "out", image]
     work = workdir(lung_mask="threshold", configuration=ct_phantom)
     refuse(capsys, "reads Hounsfield units", "--workdir", work, *arguments)
-    refuse(capsys, "--workdir takes the folder", "--workdir", tmp_path, *arguments)
+    refuse(capsys, "expected the folder that", "--workdir", tmp_path, *arguments)
     assert not (tmp_path / "out").exists()
 
 
