@@ -61,7 +61,8 @@ def _model() -> ConfigDict:
     # Implementation: 'auto' (the backend's choice), 'filtered', 'custom_vjp', 'scan', 'unrolled',
     # or 'pallas' on a TPU; all give the same numbers up to rounding.
     model.spatial_conv_impl = "auto"
-    model.dtype = "float32"  # of the computation, or 'bfloat16'; parameters are float32
+    # Of the computation, or 'bfloat16', which a CPU computes in float32; parameters are float32.
+    model.dtype = "float32"
     return model
 
 

@@ -5,6 +5,7 @@ import importlib
 import json
 from dataclasses import FrozenInstanceError, fields
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -239,7 +240,18 @@ def test_what_a_tpu_trained_with_its_kernel_predicts_elsewhere_but_does_not_trai
     assert factory.build_model(settings).spatial_conv_implementation is None
     with pytest.raises(ValueError, match=r"'pallas' needs a TPU.*model\.spatial_conv_impl=auto"):
         factory.check(settings)
-    monkeypatch.setitem(tuning.BY_BACKEND, "cpu", tuning.OTHERWISE)  # as on a TPU
+    monkeypatch.setitem(tuning.BY_BACKEND, "cpu", tuning.BY_BACKEND["tpu"])
     factory.check(settings)
     for axis in (None, "batch"):
         assert factory.build_model(settings, axis).spatial_conv_implementation == "pallas"
+
+
+def test_bfloat16_is_computed_in_float32_where_it_is_slower(monkeypatch):
+    settings = Settings.from_config(load("covid_semiseg", "cpu"))
+    assert factory.dtype_note(settings) is None
+    settings = settings.replace({"model.dtype": "bfloat16"})
+    assert factory.build_model(settings).dtype == jnp.float32
+    assert "computed in float32" in factory.dtype_note(settings)
+    with tuning.compiling_for("tpu"):
+        assert factory.build_model(settings).dtype == jnp.bfloat16
+        assert factory.dtype_note(settings) is None

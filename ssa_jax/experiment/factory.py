@@ -43,6 +43,7 @@ def build_model(
     model = settings.model
     if model.dtype not in DTYPES:
         raise ValueError(f"model.dtype is {model.dtype!r}; expected one of {tuple(DTYPES)}")
+    dtype = DTYPES[model.dtype] if dtype_note(settings) is None else jnp.float32
     classes = len(settings.class_names)
     if model.nested_classes and classes == 1:
         raise ValueError(
@@ -58,11 +59,22 @@ def build_model(
         kernel_size=model.kernel_size,
         nested=model.nested_classes,
         attention_power=settings.attention.power,
-        dtype=DTYPES[model.dtype],
+        dtype=dtype,
         axis_name=axis_name,
         axis_index_groups=_norm_groups(settings, devices) if axis_name else None,
         spatial_conv_implementation=_spatial_conv(model.spatial_conv_impl, axis_name is not None),
     )
+
+
+def dtype_note(settings: Settings) -> str | None:
+    """Say that a network computes in another type than its settings name; None if it does not.
+
+    Args:
+        settings: whose model group is read.
+    """
+    if settings.model.dtype != "bfloat16" or tuning.for_backend().bfloat16:
+        return None
+    return "model.dtype=bfloat16: computed in float32 here, where bfloat16 is slower"
 
 
 def _spatial_conv(chosen: str, training: bool) -> str | None:

@@ -36,6 +36,7 @@ from ssa_jax.experiment.segmentation import (
 )
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.figures.overlays import SlicePicture
+from ssa_jax.training.distributed import say
 from ssa_jax.training.state import Variables, weights_sha256
 
 
@@ -321,6 +322,8 @@ def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:
         ValueError: an unknown checkpoint, or its files are damaged.
     """
     variables, step = workdir.trained_variables(settings, folder, checkpoint)
+    if note := factory.dtype_note(settings):
+        say(note)
     predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)
     return Network(
         settings,

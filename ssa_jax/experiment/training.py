@@ -186,6 +186,8 @@ def train_on(
     state, resumed = _resumed(checkpoints, state, workdir, validated_on)
     start = int(state.step)
     total = _require_epochs(settings, workdir, start, steps_per_epoch)
+    if note := factory.dtype_note(settings):
+        say(note)
     says_saved(workdir)  # raises for a damaged note, before anything is written
     barrier("nothing is refused any more")
     commit()
