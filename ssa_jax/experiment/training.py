@@ -434,6 +434,12 @@ def _write_overview(workdir: Path, variables: Variables) -> None:
     write_text(workdir / "parameters.txt", text + "\n")
 
 
+# Numbers of this process's looks at JAX's point to stop at, through all its trainings. After a
+# signal JAX stops at the number after the highest so far, so that none may be left out: with steps,
+# a signal before the first one of a resumed training would never be acted on.
+_LOOKS = itertools.count(1)
+
+
 @contextmanager
 def _stop_flag() -> Iterator[Callable[[int], bool]]:
     """Yield a function that returns whether SIGTERM or Ctrl-C was received, given the step.
@@ -442,7 +448,7 @@ def _stop_flag() -> Iterator[Callable[[int], bool]]:
     them stop after the same step, whichever received it.
     """
     if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+        yield lambda step: multihost_utils.reached_preemption_sync_point(next(_LOOKS))
         return
     received: list[int] = []
 
