@@ -4,7 +4,6 @@ import argparse
 import itertools
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
@@ -56,25 +55,26 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def _programs(size: int, batch: int, dtype: str) -> Iterator[tuple[str, Run]]:
-    """Yield what a training computes before and in its first step, in that order."""
-    model, data = SSANet(skip="add", dtype=DTYPES[dtype]), network.random_batch(size, batch)
-    variables: Any = None
-    step: Any = None
+    """Yield what a training computes before and in its first step, in that order.
 
-    def draw() -> None:
-        nonlocal variables
-        variables = jax.block_until_ready(
-            init_variables(model, jax.random.key(0), network.CHANNELS)
-        )
+    Each can be run without those before it, whose rows may be there.
+    """
+    model, data = SSANet(skip="add", dtype=DTYPES[dtype]), network.random_batch(size, batch)
+    yield (
+        "initial weights",
+        lambda: jax.block_until_ready(init_variables(model, jax.random.key(0), network.CHANNELS)),
+    )
+    variables = network.drawn_variables(model)
+    made: list[Run] = []
 
     def place() -> None:
-        nonlocal step
-        step = network.step_run(model, variables, data, 1)
+        made.append(network.step_run(model, variables, data, 1))
 
-    yield "initial weights", draw
     yield "optimiser's state, copies to the devices", place
-    yield "training step", lambda: step()
-    yield "inference", lambda: network.inference_run(model, variables, data, 1)()
+    if not made:
+        place()
+    yield "training step", made[0]
+    yield "inference", network.inference_run(model, variables, data, 1)
 
 
 def _spent(run: Run) -> dict[str, float]:

@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 
-import launch
 from launch.benchmark import results
 from launch.benchmark.timing import identity
 from ssa_jax.experiment.batch import InputsFailed
 
-TESTS = Path(launch.__file__).parents[1] / "tests/models/test_golden_network.py"
+TESTS = Path(__file__).parents[2] / "tests/models/test_golden_network.py"
 # The reference in float64 needs a device that computes it, and 'cpu' are the CPU's own forms.
 CHOSEN = "inference or (training and gpu)"
 GOLDEN = "Golden tests"  # title of the table

@@ -153,6 +153,28 @@ def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
     }
 
 
+def drawn_variables(model: SSANet) -> Variables:
+    """Draw variables by NumPy, as JAX would compile for long to draw them; speed needs no others.
+
+    Args:
+        model: the network.
+
+    Returns:
+        'params' and 'batch_stats': kernels that preserve the scale of maps, and BatchNorm's ones.
+    """
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), CHANNELS))
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        if leaf.ndim == 1:
+            return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+        scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+        return scale * rng.standard_normal(leaf.shape, np.float32)
+
+    variables: Variables = jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
+    return variables
+
+
 def _optimizer() -> optax.GradientTransformation:
     """Make the optimiser of `configs/base.py` with a constant learning rate."""
     return make_optimizer(
@@ -213,7 +235,7 @@ def our_run(size: int, batch: int, dtype: str, training: bool, count: int) -> di
         count: steps or inferences of the run.
     """
     model, data = SSANet(skip="add", dtype=DTYPES[dtype]), random_batch(size, batch)
-    variables = init_variables(model, jax.random.key(0), CHANNELS)
+    variables = drawn_variables(model)
     return {"ssa_jax": (step_run if training else inference_run)(model, variables, data, count)}
 
 
@@ -256,7 +278,7 @@ def _parts(size: int, batch: int, dtype: str, repeats: int) -> dict[str, Any]:
     """Measure the milliseconds of each part, forward and backward, compiled and timed alone."""
     data = random_batch(size, batch)
     model = SSANet(skip="add", dtype=DTYPES[dtype])
-    variables = init_variables(model, jax.random.key(0), CHANNELS)
+    variables = drawn_variables(model)
     seconds = in_turns(_part_runs(model, variables, data), repeats)
     return {name: spread(1e3 * taken) for name, taken in seconds.items()}
 

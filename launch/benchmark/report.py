@@ -148,7 +148,7 @@ def _missing(stages: Mapping[str, Any]) -> str:
         for name, stage in stages.items()
         if stage["state"] != "done"
     ]
-    return "\n".join(["Not measured, or not to the end:", "", *lines]) if lines else ""
+    return "\n".join(["Not measured, not to the end, or with faults:", "", *lines]) if lines else ""
 
 
 def _compiled(machine: _Machine) -> str:

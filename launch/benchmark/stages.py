@@ -55,9 +55,9 @@ STAGES = (
         "compile_time",
         "how long each program of a small training compiles",
         {
-            ACCELERATOR: Way("compile_time", 120, ANEW),
+            ACCELERATOR: Way("compile_time", 100, ANEW),
             CPU: Way("compile_time", 120, ANEW),
-            QUICK: Way("compile_time --sizes 32 --batches 1", 60),
+            QUICK: Way("compile_time --sizes 32 --batches 1", 150),
         },
     ),
     Stage(
@@ -65,7 +65,7 @@ STAGES = (
         "the same without trying kernels out, which XLA does on GPUs",
         {
             ACCELERATOR: Way(
-                "compile_time", 90, {**ANEW, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+                "compile_time", 70, {**ANEW, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
             ),
         },
     ),
@@ -74,10 +74,10 @@ STAGES = (
         "training step at 256 px beside PyTorch's",
         {
             ACCELERATOR: Way(
-                "train_step --sizes 256 --batches 32 --dtypes bfloat16 float32 --no-parts", 300
+                "train_step --sizes 256 --batches 32 --dtypes bfloat16 --no-parts", 160
             ),
             CPU: Way("train_step --sizes 256 --batches 2 4 --no-parts --repeats 15", 420),
-            QUICK: Way("train_step --sizes 32 --batches 1 --no-parts --repeats 1", 60),
+            QUICK: Way("train_step --sizes 32 --batches 1 --no-parts --repeats 1", 150),
         },
     ),
     Stage(
@@ -86,16 +86,16 @@ STAGES = (
         {
             ACCELERATOR: Way("golden", 60),
             CPU: Way("golden", 120),
-            QUICK: Way("golden", 120),
+            QUICK: Way("golden", 130),
         },
     ),
     Stage(
         "inference_256",
         "inference at 256 px beside PyTorch's",
         {
-            ACCELERATOR: Way("inference --sizes 256 --batches 32 --dtypes bfloat16 float32", 150),
+            ACCELERATOR: Way("inference --sizes 256 --batches 32 --dtypes bfloat16", 90),
             CPU: Way("inference --sizes 256 --batches 2 4 --repeats 11", 240),
-            QUICK: Way("inference --sizes 32 --batches 1 --repeats 1", 30),
+            QUICK: Way("inference --sizes 32 --batches 1 --repeats 1", 60),
         },
     ),
     Stage(
@@ -107,7 +107,7 @@ STAGES = (
             QUICK: Way(
                 "spatial_conv --shapes 1x3x4 2x3x4 --channels 4 --kernels 3 --compile-rows "
                 "--directions forward+backward --unrolls 1 --repeats 1",
-                30,
+                40,
             ),
         },
     ),
@@ -117,8 +117,18 @@ STAGES = (
         {
             ACCELERATOR: Way(f"to_dsc --dsc 0.5 {_PHANTOM}", 180),
             CPU: Way(f"to_dsc --dsc 0.5 {_PHANTOM}", 420),
-            QUICK: Way(f"to_dsc --dsc 0 {_TINY}", 60),
+            QUICK: Way(f"to_dsc --dsc 0 {_TINY}", 150),
         },
+    ),
+    Stage(
+        "train_step_256_float32",
+        "training step at 256 px in float32 beside PyTorch's",
+        {ACCELERATOR: Way("train_step --sizes 256 --batches 32 --no-parts", 160)},
+    ),
+    Stage(
+        "inference_256_float32",
+        "inference at 256 px in float32 beside PyTorch's",
+        {ACCELERATOR: Way("inference --sizes 256 --batches 32", 90)},
     ),
     Stage(
         "input",
@@ -131,7 +141,7 @@ STAGES = (
                 180,
             ),
             CPU: Way(f"input {_PHANTOM} --repeats 5", 240),
-            QUICK: Way(f"input {_TINY} --repeats 1 --steps 2", 60),
+            QUICK: Way(f"input {_TINY} --repeats 1 --steps 2", 120),
         },
     ),
     Stage(
