@@ -15,7 +15,8 @@ from PIL import Image
 from input_pipeline.verified import read_signed
 from launch import cli
 from launch.benchmark import __main__ as benchmark
-from launch.benchmark import compiling, everything, golden, report, results, stages, timing
+from launch.benchmark import compiling, everything, golden, report, results, stages, timing, to_dsc
+from ssa_jax.training.metric_log import MetricWriter
 
 ABOUT = {
     "processor": "Two Cores",
@@ -273,10 +274,52 @@ def test_jax_reports_what_it_compiles():
     assert jax.__version__
 
 
+def test_a_training_is_stopped_at_the_wanted_dsc(tmp_path, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(to_dsc.os, "kill", lambda process, number: stopped.append(number))
+    found = results.Results(tmp_path, "to_dsc", lambda: ABOUT)
+    spent = {"seconds": 100.0, "lower s": 1.0, "compile s": 2.0}  # 100 s came from the cache
+    watch = to_dsc._Watch(tmp_path / "metrics.csv", 0.5, found, spent)
+    watch._look()  # no log yet
+    with MetricWriter(tmp_path) as log:
+        for step, score, signals in ((5, 0.25, 0), (10, 0.5, 1), (15, 0.75, 1)):
+            log.write(step, {"train/loss": 1.0, "validation/dsc": score})
+            watch._look()
+            assert stopped == [signal.SIGTERM] * signals
+    rows = found.rows(to_dsc.CURVE)
+    assert [(row["steps"], row["DSC"]) for row in rows] == [(5, 0.25), (10, 0.5), (15, 0.75)]
+    assert watch.reached == rows[1]
+    assert rows[1]["seconds"] == pytest.approx(100, abs=20)
+    assert rows[1]["of these compiling"] == 3.0
+
+
 def test_what_a_failed_golden_test_differs_by():
     crash = SimpleNamespace(message="AssertionError: ('e4', 1.5, 1.0)\nassert 0.5 <= 0.01 | x")
     failed = SimpleNamespace(longrepr=SimpleNamespace(reprcrash=crash))
     assert golden.difference(failed) == "AssertionError: ('e4', 1.5, 1.0) assert 0.5 <= 0.01 / x"
+
+
+def test_each_golden_test_is_a_row(tmp_path):
+    recorder = golden._Recorder(results.Results(tmp_path, "golden", lambda: ABOUT))
+    for when, name, outcome in (
+        ("setup", "test_a[gpu]", "passed"),
+        ("call", "test_a[gpu]", "passed"),
+        ("teardown", "test_a[gpu]", "passed"),
+        ("setup", "test_b", "failed"),
+        ("setup", "test_c", "skipped"),
+    ):
+        report = SimpleNamespace(
+            when=when, nodeid=f"tests/x.py::{name}", outcome=outcome, duration=2.0, longrepr="why"
+        )
+        recorder.pytest_runtest_logreport(report)
+    assert [
+        list(row.values()) for row in results.read(tmp_path / "golden.json")["Golden tests"]
+    ] == [
+        ["test_a[gpu]", "passed", 2.0, None],
+        ["test_b", "failed", 2.0, "why"],
+        ["test_c", "skipped", 2.0, None],
+    ]
+    assert recorder.failed == ["test_b: why"]
 
 
 def test_golden_tests_need_a_checkout(monkeypatch, tmp_path, capsys):
