@@ -69,8 +69,8 @@ def measure(minutes: float, out: Path, *, quick: bool) -> None:
 
     Args:
         minutes: the limit.
-        out: folder with one folder for each machine, for `all.json`, `report.md` and a folder for
-            each stage.
+        out: folder with one folder for each machine, versions and code, for `all.json`, `report.md`
+            and a folder for each stage.
         quick: with sizes for which the figures say nothing, to try the run itself.
 
     Raises:
@@ -79,9 +79,10 @@ def measure(minutes: float, out: Path, *, quick: bool) -> None:
     deadline = time.monotonic() + 60 * minutes - RESERVE
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         about = pool.submit(_machine).result()
+    about |= {"code": code_sha256()}
     kind = QUICK if quick else CPU if about["backend"] == "cpu" else ACCELERATOR
-    folder = out / (machine_name(about) + ("-quick" if quick else ""))
-    run(tasks(STAGES, kind, folder), folder, about | {"code": code_sha256()}, deadline)
+    folder = out / (folder_name(about) + ("-quick" if quick else ""))
+    run(tasks(STAGES, kind, folder), folder, about, deadline)
     if not report.files(folder):
         return
     text = report.sections([folder])
@@ -94,14 +95,15 @@ def _machine() -> dict[str, Any]:
     return {**identity(), "backend": jax.default_backend()}
 
 
-def machine_name(about: Mapping[str, Any]) -> str:
-    """Return a name for the folder of a machine: of its device, or of its processor.
+def folder_name(about: Mapping[str, Any]) -> str:
+    """Return a name for the folder of a machine with its versions, so that no two share one.
 
     Args:
-        about: see `timing.identity`.
+        about: see `timing.identity`, and the 'code'.
     """
     name = about["processor"] if about["device"] == "cpu" else about["device"]
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") or "machine"
+    readable = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{readable}-{value_sha256(dict(about))[:6]}"
 
 
 def code_sha256() -> str:
@@ -238,14 +240,14 @@ def _attend(task: Task, record: Record, deadline: float) -> None:
     before, left = record.of(task), deadline - time.monotonic()
     if before and before["state"] in FINISHED:
         return
+    folder = record.folder / task.name
+    if before is None:
+        remove(folder)  # of other arguments
     if left < LEAST_SHARE * task.seconds:
         if not before or before["state"] == LEFT_OUT:
             note = f"takes about {task.seconds:g} s, and {max(left, 0):.0f} were left"
             record.put(task, LEFT_OUT, note=note)
         return
-    folder = record.folder / task.name
-    if before is None:
-        remove(folder)  # of another machine, code or arguments
     # One that was cut short gets twice the time, so that it ends in some session.
     limit = min(left, max(LONGEST * task.seconds, 2 * before["seconds"] if before else 0.0))
     print(f"{task.name}: {limit:.0f} s at most, {folder / 'log.txt'}", flush=True)

@@ -171,8 +171,8 @@ def drawn_variables(model: SSANet) -> Variables:
         scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
         return scale * rng.standard_normal(leaf.shape, np.float32)
 
-    variables: Variables = jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
-    return variables
+    drawn: Variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.block_until_ready(jax.device_put(drawn))
 
 
 def _optimizer() -> optax.GradientTransformation:

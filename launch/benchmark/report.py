@@ -68,12 +68,13 @@ class _Machine:
     Attributes:
         about: the machine, see `timing.identity`, with its ceilings where they were measured.
         stages: what became of the stages of a run of `all`, by name.
+        label: of its columns and bars, the folder's name.
     """
 
     def __init__(self, folder: Path) -> None:
-        record = folder / RECORD
-        self.stages = _stages(record)
-        self._rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        self.label = folder.absolute().name
+        self.stages = _stages(folder / RECORD)
+        self._tables: dict[tuple[str, str], list[list[Row]]] = defaultdict(list)
         self.about: dict[str, Any] = {}
         days: list[str] = []
         order = {name: number for number, name in enumerate(self.stages)}
@@ -83,14 +84,29 @@ class _Machine:
             days.append(about.pop("date"))
             self.about = about | self.about  # the first of several ceilings counts
             for title, rows in tables.items():
-                self._rows[path.stem, title] += rows
+                self._tables[path.stem, title].append(rows)
         if not self.about:
             raise ValueError(f"{folder}: no results of `ssa-jax benchmark` in it")
         self.about["date"] = max(days)
 
     def rows(self, kind: str, title: str) -> list[Row]:
         """Return the rows of a table, from all files of a kind."""
-        return self._rows[kind, title]
+        return [row for rows in self._tables[kind, title] for row in rows]
+
+    def cases(
+        self, kind: str, title: str, columns: Sequence[str]
+    ) -> list[tuple[dict[str, Any], list[Row]]]:
+        """Group the rows of a table by the values of some columns.
+
+        Rows of two files stay apart, as they were not measured in turns.
+        """
+        found = []
+        for rows in self._tables[kind, title]:
+            groups: dict[tuple[Any, ...], list[Row]] = {}
+            for row in rows:
+                groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+            found += [(dict(zip(columns, key, strict=True)), rows) for key, rows in groups.items()]
+        return found
 
     @property
     def name(self) -> str:
@@ -171,8 +187,8 @@ def _network(kind: str, what: str) -> Callable[[_Machine], str]:
     """Return the composer of a table of the network beside PyTorch's best variant."""
 
     def table(machine: _Machine) -> str:
-        rows = machine.rows(kind, network.SPEED)
-        compared = [case | _compared(group) for case, group in _grouped(rows, NETWORK_CASE)]
+        cases = machine.cases(kind, network.SPEED, NETWORK_CASE)
+        compared = [case | _compared(group) for case, group in cases]
         parts = machine.rows(kind, network.PARTS)
         tables = (
             _titled(f"{what}, images a second", compared),
@@ -198,12 +214,13 @@ def _compared(group: Sequence[Row]) -> dict[str, Any]:
 
 def _spatial(machine: _Machine) -> str:
     """Compose the table of the spatial convolution: its forms beside each other."""
-    rows = []
-    for case, group in _grouped(machine.rows("spatial_conv", spatial_conv.SPEED), SPATIAL_CASE):
+    rows: list[Row] = []
+    forms = dict.fromkeys(row["form"] for row in machine.rows("spatial_conv", spatial_conv.SPEED))
+    for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, SPATIAL_CASE):
         fastest = _fastest(group)
         ratio = fastest["PyTorch's best / this"]
-        forms = {row["form"]: row["ms"] for row in group}
-        rows.append(case | forms | {"fastest": fastest["form"], "PyTorch's best / fastest": ratio})
+        taken = {**dict.fromkeys(forms), **{row["form"]: row["ms"] for row in group}}
+        rows.append(case | taken | {"fastest": fastest["form"], "PyTorch's best / fastest": ratio})
     compiled = machine.rows("spatial_conv", spatial_conv.COMPILE)
     tables = (
         _titled("Spatial convolution, ms", rows),
@@ -239,11 +256,11 @@ def _side_by_side(machines: Sequence[_Machine]) -> str:
     """Compose the section that compares the spatial convolution of several machines."""
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}
     for machine in machines:
-        for case, group in _grouped(machine.rows("spatial_conv", spatial_conv.SPEED), SPATIAL_CASE):
-            row = cases.setdefault(tuple(case.values()), dict(case))
-            fastest = _fastest(group)
-            row[f"{machine.name}, ms"] = f"{fastest['ms']} ({fastest['form']})"
-            row[f"{machine.name}, PyTorch's / ours"] = fastest["PyTorch's best / this"]
+        for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, SPATIAL_CASE):
+            row, fastest = cases.setdefault(tuple(case.values()), dict(case)), _fastest(group)
+            # Of several stages with this case the first one counts, which has all forms.
+            row.setdefault(f"{machine.label}, ms", f"{fastest['ms']} ({fastest['form']})")
+            row.setdefault(f"{machine.label}, PyTorch's / ours", fastest["PyTorch's best / this"])
     table = _titled("The fastest form on each machine", list(cases.values()))
     if not table:
         return ""
@@ -254,22 +271,15 @@ def _bars(machines: Sequence[_Machine]) -> results.Bars:
     """Return the milliseconds forward and backward by bar, ours and PyTorch's, and case."""
     bars: dict[str, dict[str, float]] = {}
     for machine in machines:
-        for case, group in _grouped(machine.rows("spatial_conv", spatial_conv.SPEED), SPATIAL_CASE):
+        for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, SPATIAL_CASE):
             if case["direction"] != spatial_conv.BOTH:
                 continue
             label = f"{case['B x H x W']}\n{case['dtype']}"
             for ours, what in ((True, "ssa_jax"), (False, "PyTorch")):
                 if row := _fastest(group, ours=ours):
-                    bars.setdefault(f"{machine.name}, {what}", {})[label] = _median(row["ms"])
+                    bar = bars.setdefault(f"{machine.label}, {what}", {})
+                    bar.setdefault(label, _median(row["ms"]))
     return bars
-
-
-def _grouped(rows: Iterable[Row], columns: Sequence[str]) -> list[tuple[dict[str, Any], list[Row]]]:
-    """Group rows by the values of some columns, in order of appearance."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return [(dict(zip(columns, key, strict=True)), group) for key, group in groups.items()]
 
 
 def _titled(title: str, rows: Sequence[Row]) -> str:
