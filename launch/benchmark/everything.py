@@ -163,7 +163,7 @@ class Record:
             self._stages = read_signed(self._path, "remove it and measure again")["stages"]
 
     def of(self, task: Task) -> dict[str, Any] | None:
-        """Return the 'state', 'seconds' and 'note' of a stage; None if it was not tried."""
+        """Return 'state', 'seconds' and 'note' of a stage; None if it was not tried like this."""
         there = self._stages.get(task.name)
         return there if there and there["key"] == self._key(task) else None
 

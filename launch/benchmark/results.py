@@ -165,5 +165,5 @@ def plot_bars(path: Path, bars: Bars, y_label: str) -> None:
     axes.set_yscale("log")
     axes.set_xticks(range(len(cases)), cases)
     axes.set_ylabel(y_label)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(loc="outside upper center", frameon=False)
     write_bytes(path, png_bytes(figure))
