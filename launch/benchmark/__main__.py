@@ -1,12 +1,17 @@
 """Measure speed: `ssa-jax benchmark WHAT [options]`.
 
-`spatial_conv`, `train_step` and `inference` need no data and compare with PyTorch where it is
-installed (`pip install torch`); `input` takes a configuration as `train` does, and `pseudo_labels`
-the workdir of a trained network. What is compared is measured in turns in one run; a figure is the
-median [minimum, maximum]. Results are also written to the folder `--out`.
+`all` measures everything worth knowing about a machine within a time limit, and `report` makes
+Markdown of the results of one machine or several. Each measurement is also to be had alone.
+`spatial_conv`, `train_step` and `inference` compare with PyTorch where it is installed
+(`pip install torch`); they, `ceilings`, `compile_time` and `golden` (the authors' numbers, from a
+checkout) need no data. `input` and `to_dsc` (the time until a DSC is reached) take a configuration
+as `train` does, and `pseudo_labels` the workdir of a trained network. What is compared is measured
+in turns in one run; a figure is the median [minimum, maximum]. Results are also written to the
+folder `--out`, each row when it is there.
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +19,19 @@ from functools import partial
 from pathlib import Path
 
 from launch import cli
-from launch.benchmark import input_rate, network, pseudo_labels, spatial_conv
+from launch.benchmark import (
+    compile_time,
+    everything,
+    golden,
+    input_rate,
+    network,
+    pseudo_labels,
+    report,
+    results,
+    spatial_conv,
+    timing,
+    to_dsc,
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -29,13 +46,65 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("what", choices=list(KINDS))
     chosen = parser.parse_args(arguments[:1])
     own = cli.make_parser(f"benchmark {chosen.what}", None)
-    own.add_argument(
-        "--repeats", type=cli.positive_int, default=9, help="times to measure each [9]"
-    )
+    if chosen.what in REPEATED:
+        own.add_argument(
+            "--repeats", type=cli.positive_int, default=9, help="times to measure each [9]"
+        )
     own.add_argument(
         "--out", type=cli.local_path, default=Path("benchmarks"), help="folder [benchmarks]"
     )
     KINDS[chosen.what](own, arguments[1:])
+
+
+def _all(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.add_argument("--minutes", type=_minutes, required=True, help="time limit of the run")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to try the run; the figures say nothing"
+    )
+    options = parser.parse_args(arguments)
+    everything.measure(options.minutes, options.out, quick=options.quick)
+
+
+def _minutes(text: str) -> float:
+    """Parse a flag's minutes."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected minutes, more than 0")
+    return minutes
+
+
+def _report(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.add_argument(
+        "folders", nargs="+", type=cli.local_path, metavar="DIR", help="results of one machine"
+    )
+    options = parser.parse_args(arguments)
+    text = report.sections(options.folders)
+    report.save(options.out, options.folders, text)
+    print(text, end="")
+
+
+def _ceilings(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    options = parser.parse_args(arguments)
+    found = results.Results(options.out, "ceilings", partial(timing.machine, options.repeats))
+    print(results.markdown([found.machine]))
+
+
+def _compile_time(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    compile_time.add_options(parser)
+    compile_time.measure(parser.parse_args(arguments))
+
+
+def _golden(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    golden.measure(parser.parse_args(arguments).out)
+
+
+def _to_dsc(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.add_argument("--dsc", type=float, default=0.5, help="of the validation [0.5]")
+    options, settings = cli.parse_with_settings(parser, arguments)
+    to_dsc.measure(settings, options.dsc, options.out)
 
 
 def _spatial_conv(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -68,12 +137,20 @@ def _pseudo_labels(parser: argparse.ArgumentParser, arguments: list[str]) -> Non
 
 
 KINDS: dict[str, Callable[[argparse.ArgumentParser, list[str]], None]] = {
+    "all": _all,
+    "report": _report,
+    "ceilings": _ceilings,
+    "compile_time": _compile_time,
+    "golden": _golden,
+    "to_dsc": _to_dsc,
     "spatial_conv": _spatial_conv,
     "train_step": partial(_network, training=True),
     "inference": partial(_network, training=False),
     "input": _input,
     "pseudo_labels": _pseudo_labels,
 }
+
+REPEATED = ("ceilings", "spatial_conv", "train_step", "inference", "input", "pseudo_labels")
 
 if __name__ == "__main__":
     cli.run(main, sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ssa_jax.training.mapping import MappedStep, map_step
 from ssa_jax.training.state import init_state
 
 WARM_UP = 3  # steps that are not counted: compilation, and filling the buffer
+SPEED = "Input"  # title of the table
 STEPS_PER_EPOCH = 100  # of the schedule; the speed does not depend on it
 
 
@@ -31,7 +33,7 @@ def measure(settings: Settings, steps: int, repeats: int, out: Path) -> None:
         repeats: number of measurements.
         out: folder of the results.
     """
-    about = machine(repeats=3)
+    found = results.Results(out, "input", partial(machine, repeats=3))
     data.build_records(settings)
     slices = data.open_split(settings, data.TRAIN)
     batches = _batches(settings, slices)
@@ -59,8 +61,7 @@ def measure(settings: Settings, steps: int, repeats: int, out: Path) -> None:
         "pipeline / training": spread(supply / demand),
         "share of time waiting": spread(np.array(waited[1:])),
     }
-    print(results.markdown([row]))
-    results.save(out, "input", about, {"Input": [row]})
+    found.add(SPEED, [row])
 
 
 def _batches(settings: Settings, slices: Sequence[Slice]) -> Any:

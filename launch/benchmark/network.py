@@ -1,6 +1,7 @@
 """Speed of training step and inference, beside the published network in PyTorch."""
 
 import argparse
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,6 +37,11 @@ from ssa_jax.training.state import Variables, init_state, init_variables
 from ssa_jax.training.step import AXIS, LossWeights, make_train_step, total_loss
 
 CHANNELS = 2
+FIRST, SPEED, PARTS = (  # titles of the tables
+    "First runs, which compile",
+    "Images a second",
+    "Milliseconds by part, each compiled alone",
+)
 STEPS_OF_A_RUN = 10  # where computations are dispatched asynchronously
 TORCH_VARIANTS = {  # of the network: memory layout, and whether torch.compile is used
     "PyTorch": ("NCHW", False),
@@ -70,6 +76,7 @@ def add_options(parser: argparse.ArgumentParser, *, training: bool) -> None:
     parser.add_argument(
         "--dtypes", nargs="+", choices=list(DTYPES), default=["float32"], help="[float32]"
     )
+    results.add_resume_flag(parser)
     if not training:
         return
     parser.add_argument(
@@ -87,50 +94,45 @@ def measure(options: argparse.Namespace, *, training: bool) -> None:
         options: see `add_options`, with `repeats` and `out`.
         training: the training step, or inference.
     """
-    about = machine()
-    rows: list[dict[str, Any]] = []
-    parts: list[dict[str, Any]] = []
-    for size in options.sizes:
-        for batch in options.batches:
-            for dtype in options.dtypes:
-                compared = _compared(size, batch, dtype, options.repeats, about, training)
-                print(results.markdown(compared), flush=True)
-                rows += compared
-                if training and options.parts:
-                    parts.append(_parts(size, batch, dtype, options.repeats))
-                    print(results.markdown(parts[-1:]), flush=True)
-    tables = {"Images a second": rows, "Milliseconds by part, each compiled alone": parts}
-    results.save(options.out, "train_step" if training else "inference", about, tables)
+    name = "train_step" if training else "inference"
+    found = results.Results(options.out, name, machine, resume=options.resume)
+    for size, batch, dtype in itertools.product(options.sizes, options.batches, options.dtypes):
+        case = {"px": size, "batch": batch, "dtype": dtype}
+        if not found.has(SPEED, case):
+            _compare(case, options.repeats, found, training)
+        if training and options.parts and not found.has(PARTS, case):
+            found.add(PARTS, [case | _parts(size, batch, dtype, options.repeats)])
 
 
-def _compared(
-    size: int, batch: int, dtype: str, repeats: int, about: dict[str, Any], training: bool
-) -> list[dict[str, Any]]:
-    """Measure ours and each of PyTorch's variants in turns; return a row for each."""
+def _compare(case: dict[str, Any], repeats: int, found: results.Results, training: bool) -> None:
+    """Measure ours and each of PyTorch's variants in turns; add a row for each."""
     count = STEPS_OF_A_RUN if tuning.for_backend().asynchronous else 1
+    size, batch, dtype = case.values()
     names = list(TORCH_VARIANTS) if torch_installed() else []
     makers = {"ssa_jax": partial(our_run, size, batch, dtype, training, count)}
     for name in names:
         makers[name] = partial(torch_run, name, size, batch, dtype, training, count)
     with in_processes(makers) as clocks:
+        for name, clock in clocks.items():  # each kept at once, as the next may take minutes
+            row, first = {**case, "what": name}, clock.first()
+            if not found.has(FIRST, row):
+                found.add(FIRST, [row | first])
         seconds = read_in_turns(clocks, repeats)
     best = best_of({name: seconds[name] for name in names}) if names else None
     passes = PASSES_OF_A_STEP if training else 1
     gflops = count * passes * batch * operations(_shapes(), size) / 1e9
-    return [
+    ceiling = found.machine[f"matmul_gflops_{dtype}"]
+    rows = [
         {
-            "px": size,
-            "batch": batch,
-            "dtype": dtype,
+            **case,
             "what": name,
             "images/s": spread(count * batch / taken),
             "this / PyTorch's best": spread(seconds[best] / taken) if best else None,
-            "share of matmul ceiling": gflops
-            / float(np.median(taken))
-            / about[f"matmul_gflops_{dtype}"],
+            "share of matmul ceiling": gflops / float(np.median(taken)) / ceiling,
         }
         for name, taken in seconds.items()
     ]
+    found.add(SPEED, rows)
 
 
 def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
@@ -151,6 +153,28 @@ def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
     }
 
 
+def drawn_variables(model: SSANet) -> Variables:
+    """Draw variables by NumPy, as JAX would compile for long to draw them; speed needs no others.
+
+    Args:
+        model: the network.
+
+    Returns:
+        'params' and 'batch_stats': kernels that preserve the scale of maps, and BatchNorm's ones.
+    """
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), CHANNELS))
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        if leaf.ndim == 1:
+            return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+        scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+        return scale * rng.standard_normal(leaf.shape, np.float32)
+
+    drawn: Variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.block_until_ready(jax.device_put(drawn))
+
+
 def _optimizer() -> optax.GradientTransformation:
     """Make the optimiser of `configs/base.py` with a constant learning rate."""
     return make_optimizer(
@@ -158,8 +182,15 @@ def _optimizer() -> optax.GradientTransformation:
     )
 
 
-def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int) -> Run:
-    """Make a run of training steps as in `ssa-jax train`, with the batch on the device."""
+def step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int) -> Run:
+    """Make a run of training steps as in `ssa-jax train`, with the batch on the device.
+
+    Args:
+        model: the network.
+        variables: to start from.
+        data: see `random_batch`.
+        count: steps of the run.
+    """
     optimizer = _optimizer()
     step = make_train_step(
         model.clone(axis_name=AXIS), optimizer, SETTINGS, steps_per_epoch=100, average_decay=0.0
@@ -177,10 +208,17 @@ def _step_run(model: SSANet, variables: Variables, data: dict[str, np.ndarray], 
     return run
 
 
-def _inference_run(
+def inference_run(
     model: SSANet, variables: Variables, data: dict[str, np.ndarray], count: int
 ) -> Run:
-    """Make a run of inferences, with the batch on the device."""
+    """Make a run of inferences, with the batch on the device.
+
+    Args:
+        model: the network.
+        variables: its own.
+        data: see `random_batch`.
+        count: inferences of the run.
+    """
     forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
     on_device = jax.device_put((variables, data["image"]))
     return lambda: jax.block_until_ready([forward(*on_device) for _ in range(count)])
@@ -197,8 +235,8 @@ def our_run(size: int, batch: int, dtype: str, training: bool, count: int) -> di
         count: steps or inferences of the run.
     """
     model, data = SSANet(skip="add", dtype=DTYPES[dtype]), random_batch(size, batch)
-    variables = init_variables(model, jax.random.key(0), CHANNELS)
-    return {"ssa_jax": (_step_run if training else _inference_run)(model, variables, data, count)}
+    variables = drawn_variables(model)
+    return {"ssa_jax": (step_run if training else inference_run)(model, variables, data, count)}
 
 
 def torch_run(
@@ -240,10 +278,9 @@ def _parts(size: int, batch: int, dtype: str, repeats: int) -> dict[str, Any]:
     """Measure the milliseconds of each part, forward and backward, compiled and timed alone."""
     data = random_batch(size, batch)
     model = SSANet(skip="add", dtype=DTYPES[dtype])
-    variables = init_variables(model, jax.random.key(0), CHANNELS)
+    variables = drawn_variables(model)
     seconds = in_turns(_part_runs(model, variables, data), repeats)
-    row: dict[str, Any] = {"px": size, "batch": batch, "dtype": dtype}
-    return row | {name: spread(1e3 * taken) for name, taken in seconds.items()}
+    return {name: spread(1e3 * taken) for name, taken in seconds.items()}
 
 
 def _part_runs(model: SSANet, variables: Variables, data: dict[str, np.ndarray]) -> dict[str, Run]:

@@ -35,13 +35,12 @@ def measure(folder: Path, slices: int, repeats: int, out: Path) -> None:
         ValueError: the data set has fewer unlabelled slices.
         FileNotFoundError: `folder` holds no network.
     """
-    about = machine()
+    found = results.Results(out, "pseudo_labels", machine)
     seconds = in_turns(_runs(folder, slices), repeats, warm_up=1)
     row = {f"{name}, slices/s": spread(slices / taken) for name, taken in seconds.items()} | {
         "ratio": spread(seconds[PLAIN] / seconds[LABELS])
     }
-    print(results.markdown([row]))
-    results.save(out, "pseudo_labels", about, {"Pseudo-labelling": [row]})
+    found.add("Pseudo-labelling", [row])
 
 
 def _runs(folder: Path, slices: int) -> dict[str, Run]:

@@ -1,7 +1,7 @@
 """Speed of the spatial convolution's implementations, beside PyTorch's loop if installed."""
 
 import argparse
-import time
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.benchmark import results
+from launch.benchmark.compiling import compiling
 from launch.benchmark.timing import (
     Clock,
     Run,
@@ -32,6 +33,7 @@ from ssa_jax.ops.spatial_conv import (
 
 Shape = tuple[int, int, int]  # B, H, W
 FORWARD, BOTH = "forward", "forward+backward"
+SPEED, COMPILE = "Speed", "Compile time over rows"  # titles of the tables
 COMPILE_CHANNELS = 64
 
 
@@ -82,6 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[8, 16, 32, 64],
         help="sides of maps to measure the compile time at; none skips it [8 16 32 64]",
     )
+    results.add_resume_flag(parser)
 
 
 def _shape(text: str) -> Shape:
@@ -99,23 +102,26 @@ def measure(options: argparse.Namespace) -> None:
     Args:
         options: see `add_options`, with `repeats` and `out`.
     """
-    about = machine()
-    rows: list[dict[str, Any]] = []
-    for shape in options.shapes:
-        for channels in options.channels:
-            for size in options.kernels:
-                for dtype in options.dtypes:
-                    compared = _compared(shape, channels, size, dtype, options, about)
-                    print(results.markdown(compared), flush=True)
-                    rows += compared
-    results.save(options.out, "spatial_conv", about, {"Speed": rows})
+    found = results.Results(options.out, "spatial_conv", machine, resume=options.resume)
+    for shape, channels, size, dtype, direction in itertools.product(
+        options.shapes, options.channels, options.kernels, options.dtypes, options.directions
+    ):
+        case = {
+            "B x H x W": "x".join(map(str, shape)),
+            "C": channels,
+            "k": size,
+            "dtype": dtype,
+            "direction": direction,
+        }
+        if not found.has(SPEED, case):
+            compared = _compared(shape, channels, size, dtype, direction, options, found.machine)
+            found.add(SPEED, [case | row for row in compared])
+    for side in options.compile_rows:
+        if not found.has(COMPILE, {"rows": side}):
+            found.add(COMPILE, _compile_times(side, options))
     if not options.compile_rows:
         return
-    print(f"Compile time at {options.compile_rows} rows, one or two minutes:", flush=True)
-    compiled = _compile_times(options)
-    print(results.markdown(compiled))
-    tables = {"Speed": rows, "Compile time over rows": compiled}
-    results.save(options.out, "spatial_conv", about, tables)
+    compiled = found.rows(COMPILE)
     names = dict.fromkeys(row["form"] for row in compiled)
     results.plot(
         options.out / "spatial_conv.png",
@@ -133,40 +139,33 @@ def _compared(
     channels: int,
     size: int,
     dtype: str,
+    direction: str,
     options: argparse.Namespace,
     about: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Measure all implementations at one shape in turns; return a row for each and direction."""
+    """Measure all implementations in one case in turns; return a row for each."""
     x, kernels = random_case(shape, channels, size)
     arguments = jax.tree.map(lambda a: jnp.asarray(a, dtype), (x, kernels, x))
-    rows = []
-    for direction in options.directions:
-        clocks: dict[str, Clock] = {}
-        facts = {}
-        for name, function in _implementations(direction, options).items():
-            run, facts[name] = _compiled(function, arguments)
-            clocks[name] = partial(second_run, run)
-        maker = partial(torch_runs, shape, channels, size, dtype, direction)
-        with in_processes({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
-            seconds = read_in_turns(clocks | theirs, options.repeats)
-        best = best_of({name: seconds[name] for name in theirs}) if theirs else None
-        least = least_seconds(shape, channels, size, dtype, direction, about)
-        for name, taken in seconds.items():
-            rows.append(
-                {
-                    "B x H x W": "x".join(map(str, shape)),
-                    "C": channels,
-                    "k": size,
-                    "dtype": dtype,
-                    "direction": direction,
-                    "form": name,
-                    "ms": spread(1e3 * taken),
-                    "PyTorch's best / this": spread(seconds[best] / taken) if best else None,
-                    "share of roofline": least / float(np.median(taken)),
-                    **facts.get(name, {}),
-                }
-            )
-    return rows
+    clocks: dict[str, Clock] = {}
+    facts = {}
+    for name, function in _implementations(direction, options).items():
+        run, facts[name] = _compiled(function, arguments)
+        clocks[name] = partial(second_run, run)
+    maker = partial(torch_runs, shape, channels, size, dtype, direction)
+    with in_processes({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
+        seconds = read_in_turns(clocks | theirs, options.repeats)
+    best = best_of({name: seconds[name] for name in theirs}) if theirs else None
+    least = least_seconds(shape, channels, size, dtype, direction, about)
+    return [
+        {
+            "form": name,
+            "ms": spread(1e3 * taken),
+            "PyTorch's best / this": spread(seconds[best] / taken) if best else None,
+            "share of roofline": least / float(np.median(taken)),
+            **facts.get(name, {}),
+        }
+        for name, taken in seconds.items()
+    ]
 
 
 def random_case(shape: Shape, channels: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -217,13 +216,12 @@ def _directed(convolve: Callable[..., Any], direction: str) -> Callable[..., Any
 
 def _compiled(function: Callable[..., Any], arguments: Any) -> tuple[Run, dict[str, Any]]:
     """Compile a function; return a run of it, and the time, memory and size of the program."""
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
+    with compiling() as spent:
+        compiled = jax.jit(function).lower(*arguments).compile()
     memory: Any = compiled.memory_analysis()
     peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     facts = {
-        "compile s": seconds,
+        "compile s": spent["seconds"],
         "memory MB": peak / 1e6,
         "HLO instructions": _instructions(compiled),
     }
@@ -295,22 +293,21 @@ def torch_runs(
     return torch_twin.spatial_conv_runs(x, kernels, dtype, backward=direction == BOTH)
 
 
-def _compile_times(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure the compile time of forward and backward pass for square maps of growing size."""
+def _compile_times(side: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the compile time of forward and backward pass for a square map."""
+    x = jax.ShapeDtypeStruct((1, side, side, COMPILE_CHANNELS), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
+    kernels = {name: kernel for name, _, _ in PASSES}
     rows = []
-    for side in options.compile_rows:
-        x = jax.ShapeDtypeStruct((1, side, side, COMPILE_CHANNELS), jnp.float32)
-        kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
-        kernels = {name: kernel for name, _, _ in PASSES}
-        for name, function in _implementations(BOTH, options).items():
-            start = time.perf_counter()
+    for name, function in _implementations(BOTH, options).items():
+        with compiling() as spent:
             compiled = jax.jit(function).lower(x, kernels, x).compile()
-            rows.append(
-                {
-                    "form": name,
-                    "rows": side,
-                    "compile s": time.perf_counter() - start,
-                    "HLO instructions": _instructions(compiled),
-                }
-            )
+        rows.append(
+            {
+                "form": name,
+                "rows": side,
+                "compile s": spent["seconds"],
+                "HLO instructions": _instructions(compiled),
+            }
+        )
     return rows

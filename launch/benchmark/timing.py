@@ -1,5 +1,6 @@
 """Time measurements: several runs in turns, in processes of their own, and the machine's peak."""
 
+import importlib.metadata
 import importlib.util
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.cli import tune_cpu_allocator
+from launch.benchmark.compiling import compiling
+from launch.cli import prepare_jax
 from ssa_jax.ops import tuning
 
 Run = Callable[[], Any]
@@ -59,6 +62,20 @@ def read_in_turns(
     return dict(zip(clocks, np.array(seconds).T, strict=True))
 
 
+def first_run(run: Run) -> dict[str, float]:
+    """Measure the first of all runs, which compiles.
+
+    Args:
+        run: returns when its work is done.
+
+    Returns:
+        'seconds', and what JAX compiled in it if anything, see `compiling`.
+    """
+    with compiling() as spent:
+        run()
+    return spent if spent["programs"] else {"seconds": spent["seconds"]}
+
+
 def second_run(run: Run) -> float:
     """Measure the second of two runs.
 
@@ -74,10 +91,39 @@ def second_run(run: Run) -> float:
     return _seconds(run)
 
 
+@dataclass(frozen=True)
+class RemoteClock:
+    """A run in another process: called, it runs there, and returns the seconds.
+
+    Attributes:
+        label: of the process, for messages.
+        connection: to the process.
+        name: of the run.
+    """
+
+    label: str
+    connection: Connection
+    name: str
+
+    def __call__(self) -> float:
+        """Measure a run, see `second_run`."""
+        return float(self._ask(second_run))
+
+    def first(self) -> dict[str, float]:
+        """Measure the first run, see `first_run`."""
+        found: dict[str, float] = self._ask(first_run)
+        return found
+
+    def _ask(self, measure: Callable[[Run], Any]) -> Any:
+        with _naming_process(self.label):
+            self.connection.send((measure, self.name))
+            return self.connection.recv()
+
+
 @contextmanager
 def in_processes(
     makers: Mapping[str, Callable[[], Mapping[str, Run]]],
-) -> Iterator[dict[str, Clock]]:
+) -> Iterator[dict[str, RemoteClock]]:
     """Start a process for each maker of runs, and time the runs there.
 
     Two frameworks in one process share a heap and a set of threads, and slow each other down. All
@@ -94,11 +140,11 @@ def in_processes(
     """
     with ExitStack() as stack:
         processes = {label: stack.enter_context(_process(maker)) for label, maker in makers.items()}
-        clocks: dict[str, Clock] = {}
+        clocks: dict[str, RemoteClock] = {}
         for label, connection in processes.items():
             with _naming_process(label):
                 names = connection.recv()
-            clocks |= {name: partial(_ask, label, connection, name) for name in names}
+            clocks |= {name: RemoteClock(label, connection, name) for name in names}
         yield clocks
 
 
@@ -128,20 +174,13 @@ def _naming_process(label: str) -> Iterator[None]:
         raise RuntimeError(f"{label}: its process ended, see above") from error
 
 
-def _ask(label: str, connection: Connection, name: str) -> float:
-    """Measure a run in another process."""
-    with _naming_process(label):
-        connection.send(name)
-        return float(connection.recv())
-
-
 def _serve(connection: Connection, maker: Callable[[], Mapping[str, Run]]) -> None:
-    """Send the names of the runs, then the seconds of each run requested by name, until None."""
-    tune_cpu_allocator()
+    """Send the names of the runs, then each measurement that is asked for, until None."""
+    prepare_jax()
     runs = maker()
     connection.send(list(runs))
-    for name in iter(connection.recv, None):
-        connection.send(second_run(runs[name]))
+    for measure, name in iter(connection.recv, None):
+        connection.send(measure(runs[name]))
 
 
 def _seconds(run: Run) -> float:
@@ -188,6 +227,18 @@ def best_of(seconds: Mapping[str, np.ndarray]) -> str:
     return min(seconds, key=lambda name: float(np.median(seconds[name])))
 
 
+def identity() -> dict[str, Any]:
+    """Describe the machine by names and versions, without measuring anything."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": importlib.metadata.version("torch") if torch_installed() else None,
+    }
+
+
 def machine(repeats: int = 7) -> dict[str, Any]:
     """Describe the machine, with its measured peak speeds.
 
@@ -195,7 +246,7 @@ def machine(repeats: int = 7) -> dict[str, Any]:
         repeats: measurements of each speed.
 
     Returns:
-        Names and versions, GFLOP/s of a matmul for each type, and GB/s of a copy.
+        What `identity` returns, GFLOP/s of a matmul for each type, and GB/s of a copy.
     """
     side = tuning.for_backend().matmul_side
     square = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
@@ -204,11 +255,7 @@ def machine(repeats: int = 7) -> dict[str, Any]:
     runs["copy"] = jitted(lambda x: x + 1, jnp.ones(COPY_BYTES // 4, jnp.float32))
     seconds = {name: float(np.median(taken)) for name, taken in in_turns(runs, repeats).items()}
     return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
+        **identity(),
         **{f"matmul_gflops_{dtype}": 2 * side**3 / seconds[dtype] / 1e9 for dtype in factors},
         "copy_gb_per_s": 2 * COPY_BYTES / seconds["copy"] / 1e9,
     }
