@@ -103,9 +103,11 @@ def hang() -> None:
 
 if __name__ == "__main__":
     from launch import cli
+    from ssa_jax.training import distributed
     from tests.support.small_training import stand_in
 
     module = importlib.import_module(f"launch.{sys.argv[1]}")
+    distributed.HEARTBEAT_SECONDS = 20
     if "HANG" in os.environ:
         from ssa_jax.training import watch
 
