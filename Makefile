@@ -4,17 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast check docs package clean
+.PHONY: demo test test-all test-fast check docs package clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m launch.demo --out demo_output
 
 test: $(VENV)/development
+	$(PYTEST) -m "not long"
+
+test-all: $(VENV)/development
 	$(PYTEST)
 
 # For every save, about two minutes on two cores: what takes longer is marked `slow`.
 test-fast: $(VENV)/development
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 check: $(VENV)/development
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
 Compiles the training step and prediction for one chip of each topology with libtpu (extra `tpu`),
 and prints whether they fit in its memory, what they compute, move and send, and the time that this
 takes at best by the chip's data sheet: a prediction, not a measurement. A compilation takes
-minutes. With --out FILE.json the results stay, and what is there is not compiled again; --layers
-lists the memory traffic by layer.
+minutes, which Ctrl-C waits for. With --out FILE.json the results stay, and what is there is not
+compiled again; --layers lists the memory traffic by layer.
 """
 
 import dataclasses
@@ -33,13 +33,19 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--batch", type=cli.positive_int, default=8, help="slices a chip [8]")
     parser.add_argument(
-        "--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="[both]"
+        "--programs",
+        nargs="+",
+        choices=PROGRAMS,
+        default=list(PROGRAMS),
+        help="which programs to compile [both]",
     )
     parser.add_argument("--layers", action="store_true", help="list the traffic by layer")
     parser.add_argument(
         "--out", type=cli.local_path, metavar="FILE.json", help="keeps results; FILE.md beside it"
     )
     options, settings = cli.parse_with_settings(parser, arguments)
+    if options.out and (options.out.suffix != ".json" or not options.out.parent.is_dir()):
+        parser.error(f"--out {options.out}: expected a .json file in a folder that is there")
     kept = _kept(options.out) if options.out else {}
     reports = []
     for topology in options.topology:

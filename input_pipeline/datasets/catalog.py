@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,9 @@ def build(
         move_into_place(built, target, scratch)
         for folder in made_of:
             remove(folder)
+        if made_of:
+            with suppress(OSError):  # parts of another version are left
+                made_of[0].parent.rmdir()
     return True
 
 

@@ -71,7 +71,10 @@ def built(whole: Path) -> list[Path]:
     counts = {int(path.name.rpartition("-")[2]) for path in there}
     mend = f"build what is missing with --shard, or remove {there[0].parent} to read all files here"
     if len(counts) > 1:
-        raise ValueError(f"{there[0].parent}: parts of several divisions ({counts}); {mend}")
+        listed = " and of ".join(map(str, sorted(counts)))
+        raise ValueError(
+            f"{there[0].parent}: there are parts of {listed}; remove the folders of one division"
+        )
     (count,) = counts
     wanted = [folder_of(whole, (number, count)) for number in range(1, count + 1)]
     missing = [f"{number}/{count}" for number, path in enumerate(wanted, 1) if path not in there]

@@ -57,6 +57,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _all(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.description = (
+        "Measure everything within a time limit, what tells most first; the same command goes on "
+        "where it stopped. `golden` needs pytest (extra dev)."
+    )
     parser.add_argument("--minutes", type=_minutes, required=True, help="time limit of the run")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to try the run; the figures say nothing"
@@ -77,6 +81,9 @@ def _minutes(text: str) -> float:
 
 
 def _report(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.description = (
+        f"Print results as Markdown, a section for each machine; writes {report.FILE} to --out too."
+    )
     parser.add_argument(
         "folders", nargs="+", type=cli.local_path, metavar="DIR", help="results of one machine"
     )

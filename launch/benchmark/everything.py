@@ -81,7 +81,7 @@ def measure(minutes: float, out: Path, *, quick: bool) -> None:
         about = pool.submit(_machine).result()
     about |= {"code": code_sha256()}
     kind = QUICK if quick else CPU if about["backend"] == "cpu" else ACCELERATOR
-    folder = out / (folder_name(about) + ("-quick" if quick else ""))
+    folder = out / (folder_name(about) + (report.QUICK_SUFFIX if quick else ""))
     run(tasks(STAGES, kind, folder), folder, about, deadline)
     if not report.files(folder):
         return
@@ -92,7 +92,7 @@ def measure(minutes: float, out: Path, *, quick: bool) -> None:
 
 def _machine() -> dict[str, Any]:
     """Describe the machine, in a process that then ends and leaves the device to others."""
-    return {**identity(), "backend": jax.default_backend()}
+    return {**identity(), "backend": jax.devices()[0].platform}
 
 
 def folder_name(about: Mapping[str, Any]) -> str:

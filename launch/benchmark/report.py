@@ -19,6 +19,8 @@ from launch.benchmark import (
 
 Row = Mapping[str, Any]
 RECORD, FILE, PLOT = "all.json", "report.md", "spatial_conv_machines.png"
+QUICK_SUFFIX = "-quick"  # of the folder of a run with tiny sizes
+TRIED = "**Tiny sizes, to try the run itself: the figures say nothing of the machine.**"
 SPATIAL_CASE = ("B x H x W", "C", "k", "dtype", "direction")
 NETWORK_CASE = ("px", "batch", "dtype")
 THEIRS = "PyTorch"  # with this begin the names of what is compared
@@ -138,6 +140,7 @@ def _section(machine: _Machine) -> str:
     torch = f"PyTorch {about['torch']}" if about["torch"] else "without PyTorch"
     parts = [
         f"## {machine.name}, {about['date']}",
+        *([TRIED] if machine.label.endswith(QUICK_SUFFIX) else []),
         f"{about['cores']} cores of {about['processor']}; Python {about['python']}, JAX "
         f"{about['jax']}, {torch}.{_ceilings(about)}",
         _missing(machine.stages),

@@ -69,7 +69,8 @@ def onnx_model(
         about,
     )
     opset = helper.make_opsetid("", OPSET)
-    whole = helper.make_model(made, opset_imports=[opset], ir_version=IR_VERSION)
+    whole = helper.make_model(made, opset_imports=[opset], ir_version=IR_VERSION, doc_string=about)
+    helper.set_model_props(whole, {"about": about})  # what ONNX Runtime shows as metadata
     data: bytes = whole.SerializeToString()
     return data
 

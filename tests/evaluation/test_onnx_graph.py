@@ -49,6 +49,7 @@ def test_onnx_runtime_gives_the_probabilities_of_the_network(name, flip):
     )
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == {"about": "For a test."}
     image = np.random.default_rng(1).random((3, 64, 64, 2), np.float32)
     once = jax.jit(lambda variables, image: predicted(model, variables, image, flip=False)[0])
     axes = MIRRORED if flip else MIRRORED[:1]

@@ -307,6 +307,7 @@ def test_a_workdir_in_use_is_refused_by_every_command_that_trains(here):
     assert run(evaluate.main, [*flags, "--data-dir", str(here / "records")]).status == 0
 
 
+@pytest.mark.long
 def test_a_dozen_corruptions():
     """`python -m tests.corruptions --count 200` is the long form."""
     told: list[str] = []

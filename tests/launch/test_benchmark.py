@@ -81,6 +81,7 @@ def without_torch():
     return False
 
 
+@pytest.mark.long
 def test_spatial_conv_writes_its_tables_and_plot(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(spatial_conv, "COMPILE_CHANNELS", 2)
     monkeypatch.setattr(spatial_conv, "torch_installed", without_torch)

@@ -76,6 +76,13 @@ def test_without_libtpu_the_package_is_named(monkeypatch):
         command.main([*TINY, "--topology", "v5e:2x2"])
 
 
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    for path in (tmp_path / "x.txt", tmp_path / "none" / "x.json"):
+        with pytest.raises(SystemExit):
+            command.main([*TINY, "--topology", "v5e:2x2", "--out", str(path)])
+        assert f"--out {path}: expected a .json file" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_said():
     found = report(memory_gb=None, doubt="Used 20.1G of 15.75G hbm.")
     assert command.cells(found)[5] == "too much"

@@ -56,7 +56,13 @@ def folds(source: Path, workdir: Path, **fields) -> Ended:
     return run(cross_validate.main, [*given, "--folds", "2", "--rounds"])
 
 
-@pytest.mark.parametrize("fields", [MIXED, ONLINE], ids=["two pools", "online teacher"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(MIXED, id="two pools"),
+        pytest.param(ONLINE, id="online teacher", marks=pytest.mark.long),
+    ],
+)
 def test_folds_of_rounds_end_with_the_same_bits(source, fields, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with stand_in():

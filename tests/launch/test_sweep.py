@@ -118,6 +118,7 @@ def test_shards_without_folds_then_all_and_one_variant_more(source, tmp_path):
     assert compared["cases"] == 2
 
 
+@pytest.mark.long
 def test_jobs_side_by_side_have_the_same_scores(source, tmp_path):
     turns, jobs = (given(source, tmp_path / name, *RATES) for name in ("turns", "jobs"))
     with stand_in(), mock.patch.object(cli, "prepare_jax", stand_in_in_workers):

@@ -114,6 +114,7 @@ def test_training_mode_and_gradients(variables, theirs, backend):
         check_gradient_norms(gradient, theirs, which, ROUNDING)
 
 
+@pytest.mark.long
 def test_gradients_in_float64(variables, theirs):
     """Where our rounding hides no mistake: all implementations agree to 1e-9, and the published
     norms are met to their own rounding, which is float32's."""

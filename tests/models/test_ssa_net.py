@@ -41,6 +41,7 @@ def test_shapes_of_a_prediction(classes, size):
     assert [m.shape for m in prediction.attention] == sides
 
 
+@pytest.mark.long
 def test_a_wide_slice_and_its_transpose_are_treated_alike(network_variables):
     """Only the order of the four passes knows rows from columns; without them the network of a
     transposed image with transposed kernels is the transposed network."""

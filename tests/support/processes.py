@@ -107,7 +107,7 @@ if __name__ == "__main__":
     from tests.support.small_training import stand_in
 
     module = importlib.import_module(f"launch.{sys.argv[1]}")
-    distributed.HEARTBEAT_SECONDS = 20
+    distributed.HEARTBEAT_SECONDS = 15
     if "HANG" in os.environ:
         from ssa_jax.training import watch
 
