@@ -219,6 +219,7 @@ def results(workdir: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_killed_at_random_moments_it_ends_with_the_same_bits(source, cache, undisturbed, tmp_path):
     """Moments drawn over start-up and work of what is left; every second kill cannot be caught."""
