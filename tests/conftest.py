@@ -17,7 +17,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
-import numpy as np
 import pytest
 
 from configs import ct_phantom
@@ -25,27 +24,14 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.workdir import save_settings
 from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.training.checkpoint import Checkpoints
+from ssa_jax.training.state import drawn_variables
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def variables_of(model, channels=2, seed=0):
-    """Variables of a network drawn by NumPy, so that nothing is compiled for them.
-
-    Kernels have the variance 2 / fan-in and everything else is what a fresh network has.
-    """
-    image = jax.ShapeDtypeStruct((1, 32, 32, channels), np.float32)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if leaf.ndim > 1:
-            scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
-            return scale * rng.standard_normal(leaf.shape, np.float32)
-        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
-
-    drawn = jax.tree_util.tree_map_with_path(draw, shapes)
-    return {name: drawn[name] for name in ("params", "batch_stats")}
+    """Variables of a network drawn by NumPy, so that nothing is compiled for them."""
+    return drawn_variables(model, channels, seed)
 
 
 def pytest_unconfigure(config):

@@ -17,22 +17,15 @@ import os
 import re
 import time
 
-# Before JAX starts. libtpu would ask a cloud's metadata server, and keep others out by a lock file.
-os.environ |= {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are printed
-    "JAX_PLATFORMS": "cpu",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
+# Before JAX starts.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # compile times are printed
 os.environ.pop("XLA_FLAGS", None)  # of the CPU; libtpu's XLA ends the process at one it lacks
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ssa_jax.experiment.ahead_of_time import devices_of
 from ssa_jax.ops.pallas_spatial_conv import sizes_of, vmem_bytes
 from ssa_jax.ops.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 
@@ -116,7 +109,7 @@ def main():
     if unknown := set(options.forms) - set(IMPLEMENTATIONS):
         parser.error(f"--forms has {sorted(unknown)}; expected some of {IMPLEMENTATIONS}")
     for name in options.chips:
-        chips = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        chips = devices_of(name)
         for given in options.shapes:
             shape = tuple(map(int, given.split("x")))
             for form in options.forms:

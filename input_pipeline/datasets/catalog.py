@@ -26,7 +26,7 @@ from input_pipeline.datasets.layouts import SETTINGS
 from input_pipeline.datasets.medseg import Medseg
 from input_pipeline.datasets.patients_table import PATIENTS
 from input_pipeline.datasets.record_slices import RecordSlices, facts_of
-from input_pipeline.datasets.report import Report, silent
+from input_pipeline.datasets.report import Report
 from input_pipeline.datasets.volume_builder import VolumeBuilder
 from input_pipeline.datasets.volumes import Options
 from input_pipeline.datasets.writing import move_into_place, scratch_folder, write_records
@@ -227,9 +227,8 @@ def _parts(whole: Path, source: str, options: Options, report: Report) -> list[P
                 f"{folder}: built from other files or options than these; build the part again, or "
                 f"remove {folder.parent} to read all files here"
             )
-        earlier = Report(silent)
-        earlier.notes += card.get("notes", [])
-        report.take_over(earlier)
+        for note in card.get("notes", []):
+            report.keep(note)
     return folders
 
 

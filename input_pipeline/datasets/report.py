@@ -49,10 +49,17 @@ class Report:
             sentences: its notes.
         """
         for sentence in sentences:
-            line = f"{path}: {sentence}"
-            if line not in self.notes:
-                self.notes.append(line)
-                self.echo(line)
+            self.keep(f"{path}: {sentence}")
+
+    def keep(self, line: str) -> None:
+        """Keep and print a note, once.
+
+        Args:
+            line: the note, which names the file.
+        """
+        if line not in self.notes:
+            self.notes.append(line)
+            self.echo(line)
 
     def attempt(self, read: Callable[[], T]) -> T | None:
         """Return what a function returns; where it refuses a file, keep the fault and return None.
@@ -86,9 +93,7 @@ class Report:
             other: of some of the files.
         """
         for line in other.notes:
-            if line not in self.notes:
-                self.notes.append(line)
-                self.echo(line)
+            self.keep(line)
         for line in other.faults:
             self.fault(line)
 

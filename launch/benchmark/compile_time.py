@@ -64,7 +64,7 @@ def _programs(size: int, batch: int, dtype: str) -> Iterator[tuple[str, Run]]:
         "initial weights",
         lambda: jax.block_until_ready(init_variables(model, jax.random.key(0), network.CHANNELS)),
     )
-    variables = network.drawn_variables(model)
+    variables = network.placed_variables(model)
     made: list[Run] = []
 
     def place() -> None:

@@ -20,8 +20,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 import configs
 import input_pipeline
 import ssa_jax
@@ -78,9 +76,9 @@ def measure(minutes: float, out: Path, *, quick: bool) -> None:
     """
     deadline = time.monotonic() + 60 * minutes - RESERVE
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        about = pool.submit(_machine).result()
+        about = pool.submit(identity).result()  # a process that leaves the device to others
     about |= {"code": code_sha256()}
-    kind = QUICK if quick else CPU if about["backend"] == "cpu" else ACCELERATOR
+    kind = QUICK if quick else CPU if about["device"] == "cpu" else ACCELERATOR
     folder = out / (folder_name(about) + (report.QUICK_SUFFIX if quick else ""))
     run(tasks(STAGES, kind, folder), folder, about, deadline)
     if not report.files(folder):
@@ -88,11 +86,6 @@ def measure(minutes: float, out: Path, *, quick: bool) -> None:
     text = report.sections([folder])
     report.save(folder, [folder], text)
     print(f"\n{text}\nReport: {folder / report.FILE}")
-
-
-def _machine() -> dict[str, Any]:
-    """Describe the machine, in a process that then ends and leaves the device to others."""
-    return {**identity(), "backend": jax.devices()[0].platform}
 
 
 def folder_name(about: Mapping[str, Any]) -> str:

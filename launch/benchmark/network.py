@@ -33,7 +33,7 @@ from ssa_jax.models.ssa_net import Prediction, SSANet
 from ssa_jax.ops import tuning
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.optim import make_optimizer
-from ssa_jax.training.state import Variables, init_state, init_variables
+from ssa_jax.training.state import Variables, drawn_variables, init_state, init_variables
 from ssa_jax.training.step import AXIS, LossWeights, make_train_step, total_loss
 
 CHANNELS = 2
@@ -153,26 +153,14 @@ def random_batch(size: int, batch: int) -> dict[str, np.ndarray]:
     }
 
 
-def drawn_variables(model: SSANet) -> Variables:
-    """Draw variables by NumPy, as JAX would compile for long to draw them; speed needs no others.
+def placed_variables(model: SSANet) -> Variables:
+    """Draw variables, see `state.drawn_variables`, and place them on the device.
 
     Args:
         model: the network.
-
-    Returns:
-        'params' and 'batch_stats': kernels that preserve the scale of maps, and BatchNorm's ones.
     """
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), CHANNELS))
-
-    def draw(path: Any, leaf: Any) -> np.ndarray:
-        if leaf.ndim == 1:
-            return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
-        scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
-        return scale * rng.standard_normal(leaf.shape, np.float32)
-
-    drawn: Variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    return jax.block_until_ready(jax.device_put(drawn))
+    drawn: Variables = jax.device_put(drawn_variables(model, CHANNELS))
+    return jax.block_until_ready(drawn)
 
 
 def _optimizer() -> optax.GradientTransformation:
@@ -235,7 +223,7 @@ def our_run(size: int, batch: int, dtype: str, training: bool, count: int) -> di
         count: steps or inferences of the run.
     """
     model, data = SSANet(skip="add", dtype=DTYPES[dtype]), random_batch(size, batch)
-    variables = drawn_variables(model)
+    variables = placed_variables(model)
     return {"ssa_jax": (step_run if training else inference_run)(model, variables, data, count)}
 
 
@@ -278,7 +266,7 @@ def _parts(size: int, batch: int, dtype: str, repeats: int) -> dict[str, Any]:
     """Measure the milliseconds of each part, forward and backward, compiled and timed alone."""
     data = random_batch(size, batch)
     model = SSANet(skip="add", dtype=DTYPES[dtype])
-    variables = drawn_variables(model)
+    variables = placed_variables(model)
     seconds = in_turns(_part_runs(model, variables, data), repeats)
     return {name: spread(1e3 * taken) for name, taken in seconds.items()}
 

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
-from ssa_jax.evaluation.inference import forward
+from ssa_jax.evaluation.inference import MIRRORED, forward
 from ssa_jax.experiment import factory
 from ssa_jax.experiment.hlo import Collective, Program
 from ssa_jax.experiment.settings import Settings
@@ -31,7 +31,7 @@ from ssa_jax.models.ssa_net import STRIDE, SSANet
 from ssa_jax.ops import tuning
 from ssa_jax.training.mapping import SHARED, WHOLE, over_mesh
 from ssa_jax.training.speed import GB, PEAKS, TERA
-from ssa_jax.training.state import init_state
+from ssa_jax.training.state import init_state, init_variables
 from ssa_jax.training.step import AXIS
 
 BACKEND = "tpu"
@@ -183,13 +183,13 @@ def trace_for(settings: Settings, topology: str, program: str, batch: int) -> Tr
     size = settings.data.image_size
     if size % STRIDE:
         raise ValueError(f"data.image_size is {size}; expected a multiple of {STRIDE}")
-    devices = _devices(topology)
+    devices = devices_of(topology)
     train = dataclasses.replace(settings.train, batch_size=batch * len(devices))
     settings = dataclasses.replace(settings, train=train)
     with tuning.compiling_for(BACKEND):
         model = factory.build_model(settings, AXIS, devices=len(devices))
         lowered, state = _lowered(settings, model, Mesh(np.array(devices), (AXIS,)), program)
-    passes = PASSES_OF_A_STEP if program == STEP else (4 if settings.eval.flip else 1)
+    passes = PASSES_OF_A_STEP if program == STEP else (len(MIRRORED) if settings.eval.flip else 1)
     report = Report(
         sha256=hashlib.sha256(lowered.as_text().encode()).hexdigest(),
         topology=topology,
@@ -204,8 +204,17 @@ def trace_for(settings: Settings, topology: str, program: str, batch: int) -> Tr
     return Traced(report, lowered, passes * operations(state.params, size) * batch)
 
 
-def _devices(topology: str) -> list[Any]:
-    """Return the devices of a topology, as libtpu describes them."""
+def devices_of(topology: str) -> list[Any]:
+    """Return the devices of a topology, as libtpu describes them.
+
+    To be called before JAX is used, of which the CPU then is the backend.
+
+    Args:
+        topology: see `trace_for`.
+
+    Raises:
+        ValueError: libtpu is missing, or an unknown topology.
+    """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("the package libtpu compiles for TPUs: pip install 'ssa_jax[tpu]'")
     for name, value in WITHOUT_TPU.items():
@@ -233,9 +242,7 @@ def _lowered(settings: Settings, model: SSANet, mesh: Mesh, program: str) -> tup
     _, optimizer = factory.optimizer(settings, steps_per_epoch=100)
 
     def fresh() -> Any:
-        image = jnp.zeros((1, STRIDE, STRIDE, channels))
-        made = model.clone(axis_name=None).init(jax.random.key(0), image, train=False)
-        variables = {name: made[name] for name in ("params", "batch_stats")}
+        variables = init_variables(model.clone(axis_name=None), jax.random.key(0), channels)
         return init_state(variables, optimizer, average=settings.optim.average_decay > 0)
 
     channels = factory.preprocessing(settings).channels

@@ -22,7 +22,7 @@ COLLECTIVES = (
 )  # fmt: skip
 SLICES = {"slice", "dynamic-slice"}
 _ARRAY = re.compile(r"([a-z]+\d*[a-z\d]*)\[([\d,]*)\](?:\{([^}]*)\})?")
-_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 
 
@@ -55,7 +55,6 @@ class Instruction(NamedTuple):
         group: devices that take part together in a collective operation, 0 where all do.
         scope: JAX's name of where it comes from, for instance
             'jit(step)/jvp(SSANet)/encoder/stem/conv_general_dilated'; may be empty.
-        root: whether its result is that of its computation.
         free: whether it moves nothing.
     """
 
@@ -69,7 +68,6 @@ class Instruction(NamedTuple):
     constant: int | None
     group: int
     scope: str
-    root: bool
     free: bool
 
 
@@ -112,7 +110,7 @@ class Program:
                     current = self._computations.setdefault(match[2], {})
                     entry = match[2] if match[1] else entry
             elif match := _INSTRUCTION.match(line):
-                item = _instruction(match[2], match[3], root=bool(match[1]))
+                item = _instruction(match[1], match[2])
                 current[item.name] = item
         if entry is None:
             raise ValueError("not the text of a compiled program: no ENTRY in it")
@@ -232,7 +230,7 @@ def _size(item: Instruction) -> int:
     return sum(buffer.size for buffer in item.buffers if buffer.main)
 
 
-def _instruction(name: str, text: str, *, root: bool) -> Instruction:
+def _instruction(name: str, text: str) -> Instruction:
     """Read what follows `name = `: the type, the operation, its operands and attributes."""
     kind, rest = _split_type(text)
     opcode, _, rest = rest.strip().partition("(")
@@ -254,7 +252,6 @@ def _instruction(name: str, text: str, *, root: bool) -> Instruction:
         constant=int(operands) if opcode == "constant" and operands.isdecimal() else None,
         group=_group(attributes),
         scope=scope[1] if scope else "",
-        root=root,
         free=opcode in FREE or 'custom_call_target="ConcatBitcast"' in attributes,
     )
 

@@ -57,6 +57,32 @@ def init_variables(model: SSANet, key: Array, channels: int) -> Variables:
     return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
 
+def drawn_variables(model: SSANet, channels: int, seed: int = 0) -> Variables:
+    """Draw variables by NumPy, so that nothing is compiled for them: for benchmarks and tests.
+
+    Kernels have the variance 2 / fan-in and everything else is what a fresh network has.
+
+    Args:
+        model: the network.
+        channels: of its images.
+        seed: of the random numbers.
+
+    Returns:
+        'params' and 'batch_stats', on the host.
+    """
+    shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), channels))
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        if leaf.ndim > 1:
+            scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+            return scale * rng.standard_normal(leaf.shape, np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    drawn: Variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    return drawn
+
+
 def init_state(
     variables: Variables, optimizer: optax.GradientTransformation, *, average: bool
 ) -> TrainState:
