@@ -1,7 +1,8 @@
 """A run of many inputs: each result is kept when it is done, and a bad input costs itself alone.
 
-The folder of results holds a journal with one line for each finished input, so that the same
-command goes on with what is missing, even after it was killed.
+The folder of results holds a journal with one line for each result that is about to be written and
+one for each finished input, so that the same command goes on with what is missing, even after it
+was killed, and knows files that it wrote itself from those that were there.
 """
 
 import json
@@ -20,7 +21,7 @@ from ssa_jax.experiment.lock import in_use
 
 JOURNAL = ".results"
 ERRORS = "errors"
-ENTRY = ("name", "input", "stamp", "files", "rows")  # what a line of the journal holds
+ENTRY = ("name", "input", "stamp", "files", "rows")  # what the line of a finished input holds
 LISTED = 20  # failures printed at the end; `errors.csv` holds all
 INPUT_ERRORS = (ValueError, OSError, MemoryError)  # what a bad input raises
 
@@ -69,13 +70,13 @@ class Finished(NamedTuple):
     Attributes:
         rows: of the table.
         files: names of the files in the folder of results.
-        save: writes them.
+        save: writes them; None where nothing is written.
         line: says it to the user; '' says nothing.
     """
 
     rows: Sequence[Mapping[str, Any]]
     files: tuple[str, ...] = ()
-    save: Callable[[], None] = lambda: None
+    save: Callable[[], None] | None = None
     line: str = ""
 
 
@@ -130,6 +131,7 @@ class Batch:
             remove(out / record_name)
         self._require_empty_or(out / record_name)
         keep_record(out / record_name, record, what="results", mend="name another --out folder")
+        self._begun: set[str] = set()  # names whose files a run was about to write
         self._entries = self._read()
         self._own = dict(list(inputs.items())[part - 1 :: parts])
         self.missing = {n: path for n, path in self._own.items() if not self._holds(n, path)}
@@ -142,12 +144,12 @@ class Batch:
         return [row for name in sorted(mine) for row in self._entries[name]["rows"]]
 
     def knows(self, name: str) -> bool:
-        """Return whether a run made, or with `overwrite` is to make, the result of this name.
+        """Return whether a run wrote, or with `overwrite` is to write, the files of this name.
 
         Args:
             name: of the result.
         """
-        return name in self._entries or self._overwrite
+        return name in self._begun or self._overwrite
 
     def each(
         self, work: Callable[[str, Path], Finished], *, echo: Callable[[str], Any] = print
@@ -183,7 +185,10 @@ class Batch:
         Raises:
             OSError: it cannot be written.
         """
-        result.save()
+        if result.save is not None:
+            if name not in self._begun:
+                self._note({"begun": name, "files": list(result.files)})
+            result.save()
         path = self._own[name]
         entry: dict[str, Any] = {
             "name": name,
@@ -191,7 +196,7 @@ class Batch:
             "stamp": self._stamp(name, path),
         }
         entry |= {"files": list(result.files), "rows": [dict(row) for row in result.rows]}
-        append_line(self._journal, json.dumps(entry))
+        self._note(entry)
         self._entries[name] = entry
 
     def fail(self, path: Path, error: BaseException) -> None:
@@ -224,6 +229,10 @@ class Batch:
     def _journal(self) -> Path:
         return self._out / f"{JOURNAL}{self._suffix}.jsonl"
 
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """Append a line to the journal."""
+        append_line(self._journal, json.dumps(line))
+
     def _require_empty_or(self, record: Path) -> None:
         """Check that the folder is empty, or that a run of this kind has begun in it."""
         try:
@@ -240,7 +249,10 @@ class Batch:
             for number, line in enumerate(read_lines(path), start=1):
                 try:
                     entry = json.loads(line)
-                    entries[entry["name"]] = {key: entry[key] for key in ENTRY}
+                    if "begun" in entry:
+                        self._begun.add(entry["begun"])
+                    else:
+                        entries[entry["name"]] = {key: entry[key] for key in ENTRY}
                 except (ValueError, TypeError, KeyError):
                     raise ValueError(
                         f"{path}: line {number} is damaged; start anew with --overwrite"

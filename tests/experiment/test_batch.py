@@ -158,7 +158,7 @@ def test_what_a_killed_run_left_of_a_line_is_dropped(tmp_path):
     assert runs.run() == ["c.txt"]
     assert journal.read_bytes() == whole
     journal.write_bytes(whole.replace(b'"name"', b'"nome"', 1))
-    with pytest.raises(ValueError, match=r"jsonl: line 1 is damaged; start anew with --overwrite"):
+    with pytest.raises(ValueError, match=r"jsonl: line 2 is damaged; start anew with --overwrite"):
         runs.batch()
     assert runs.run(overwrite=True) == ["a.txt", "b.txt", "c.txt"]
 
@@ -175,7 +175,7 @@ def test_a_result_that_cannot_be_written_stops_the_run(tmp_path):
 
     with pytest.raises(OSError, match="No space left"):
         batch.each(full, echo=lambda line: None)
-    assert not (runs.out / f"{JOURNAL}.jsonl").exists()
+    assert list(runs.batch().missing) == list(runs.inputs)
 
 
 WAITING = """
@@ -243,6 +243,33 @@ def test_starting_anew_waits_for_all_shards(tmp_path):
     assert (runs.out / "a.txt").exists() and not list(runs.out.glob(".lock*"))
 
 
+def test_a_result_written_and_not_noted_is_known_as_ours(tmp_path):
+    """Killed between a file and its line, a run is not to take the file for one made by hand."""
+    runs = Counting(tmp_path, "abc")
+
+    def killed(batch: Batch, name: str, path: Path) -> Finished:
+        result = runs.work(batch, name, path)
+        if name == "a.txt":  # there already, nothing is written
+            return result._replace(save=None)
+
+        def save() -> None:
+            result.save()
+            raise KeyboardInterrupt
+
+        return result._replace(save=save)
+
+    write_text(runs.out / "record.json", json.dumps(RECORD))
+    write_text(runs.out / "a.txt", "by hand")
+    first = runs.batch()
+    with pytest.raises(KeyboardInterrupt), first.finish():
+        first.each(partial(killed, first), echo=lambda line: None)
+    assert (runs.out / "b.txt").exists()
+    again = runs.batch()
+    assert [again.knows(name) for name in runs.inputs] == [False, True, False]
+    assert list(again.missing) == ["b.txt", "c.txt"]
+    assert runs.batch(overwrite=True).knows("a.txt") and not (runs.out / "b.txt").exists()
+
+
 @pytest.mark.slow
 def test_twelve_scans_three_bad_killed_twice(tmp_path):
     """`lung_masks` ends with nine masks, the table of an undisturbed run, and status 3."""
@@ -292,8 +319,10 @@ def test_twelve_scans_three_bad_killed_twice(tmp_path):
     for name in set(names) - {f"{JOURNAL}.jsonl"}:
         ours, theirs = ((tmp_path / k / name).read_bytes() for k in ("out", "other"))
         assert ours == theirs, name
-    done = [json.loads(line)["name"] for line in read_lines(tmp_path / "out/.results.jsonl")]
-    assert len(done) == len(set(done)) == 9
+    lines = [json.loads(line) for line in read_lines(tmp_path / "out/.results.jsonl")]
+    for kind in ("begun", "name"):
+        noted = [line[kind] for line in lines if kind in line]
+        assert len(noted) == len(set(noted)) == 9
     assert [Path(row["file"]).name for row in table(tmp_path / "out/errors.csv")] == [
         "s02.nii.gz",
         "s05.nii.gz",
