@@ -81,7 +81,8 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
 
     from ssa_jax.experiment.batch import InputsFailed
     from ssa_jax.training import distributed
-    from ssa_jax.training.loop import Interrupted, TrainingDiverged
+    from ssa_jax.training.loop import TrainingDiverged
+    from ssa_jax.training.stopping import Interrupted
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

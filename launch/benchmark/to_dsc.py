@@ -14,8 +14,8 @@ from launch.benchmark.timing import identity
 from ssa_jax.experiment import data
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.experiment.training import train
-from ssa_jax.training.loop import Interrupted
 from ssa_jax.training.metric_log import FILE, read_metrics
+from ssa_jax.training.stopping import Interrupted
 
 LOOK_SECONDS = 0.2  # between looks at the training's log
 CURVE, REACHED = "Validation DSC over time", "Time to a DSC"  # titles of the tables

@@ -22,6 +22,7 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.figures.drawing import png_bytes
 from ssa_jax.figures.overlays import SlicePicture, contact_sheet
 from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process, say
+from ssa_jax.training.stopping import until_stopped
 
 OUTPUTS = ("metrics.json", "cases.csv", "volumes.csv", "pictures", "pictures.png")
 SHEET_ROWS = 12  # of pictures.png
@@ -110,13 +111,16 @@ def score_slices(
 
     Returns:
         A row for each class and slice, and one for each class and volume.
+
+    Raises:
+        Interrupted: one of several processes received SIGTERM.
     """
     names, tolerance = net.class_names, net.settings.eval.tolerance
     place = jax.process_index(), jax.process_count()
     mine = Subset(slices, volume_part(len(slices), lambda k: about(slices, k).volume, *place))
     volumes, rows = VolumeScores(names, tolerance), list[CaseRow]()
     with progress(len(mine), quiet=quiet or not is_main_process()) as bar:
-        for prediction in net.predict(mine):
+        for prediction in until_stopped(net.predict(mine), len(mine)):
             scored = score(prediction, names, tolerance)
             rows += scored
             volumes.add(prediction)

@@ -26,6 +26,7 @@ from ssa_jax.semi_supervised.trust import (
 )
 from ssa_jax.training.distributed import barrier, decided, gathered, is_main_process, say
 from ssa_jax.training.state import weights_sha256
+from ssa_jax.training.stopping import until_stopped
 
 
 def label_round(run: Run, number: int) -> None:
@@ -123,7 +124,7 @@ def _write_shards(
     shards = writer.todo(jax.process_index(), jax.process_count())
     total = sum(len(writer.shard_indices(shard)) for shard in shards)
     with progress(total, quiet=run.quiet, what=f"labels {number}") as bar:
-        for shard in shards:
+        for shard in until_stopped(shards, len(shards)):
             writer.write(shard, _calling(label(writer.shard_indices(shard)), bar.update))
 
 
@@ -144,7 +145,7 @@ def _thresholds(
     if trust.adaptive_share > 0:
         mine = indices[jax.process_index() :: jax.process_count()]
         made = network.predict(Subset(run.slices.unlabelled, mine))
-        for item in made:
+        for item in until_stopped(made, len(mine)):
             histogram += confidence_histogram(tempered(item.prob, temperature))
         histogram = np.sum(gathered(histogram.tolist()), axis=0)
     return class_thresholds(trust, histogram)

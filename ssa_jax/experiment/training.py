@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,7 +12,6 @@ from typing import Any
 import clu.parameter_overview
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from input_pipeline.files import remove, write_json, write_text
 from input_pipeline.loader import Batches, Pool, teacher_iterator, train_iterator, two_pool_iterator
@@ -31,11 +28,12 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.distributed import barrier, decided, gathered, say
-from ssa_jax.training.loop import Interrupted, TrainingDiverged, fit
+from ssa_jax.training.loop import TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, Step, make_train_step
+from ssa_jax.training.stopping import Interrupted, stop_flag
 from ssa_jax.training.watch import Watch
 
 PRETRAINED = "pretrained.json"  # in the workdir of a pretraining that is done
@@ -207,7 +205,7 @@ def train_on(
             what=what,
         ) as reporter,
         closing(batches),
-        _stop_flag() as stop_requested,
+        stop_flag() as stop_requested,
         _marking_divergence(workdir),
         watch.running(),
     ):
@@ -432,37 +430,3 @@ def _write_overview(workdir: Path, variables: Variables) -> None:
     """Write a table of every parameter's name, shape and size."""
     text = clu.parameter_overview.get_parameter_overview(variables["params"])
     write_text(workdir / "parameters.txt", text + "\n")
-
-
-# Numbers of this process's looks at JAX's point to stop at, through all its trainings. After a
-# signal JAX stops at the number after the highest so far, so that none may be left out: with steps,
-# a signal before the first one of a resumed training would never be acted on.
-_LOOKS = itertools.count(1)
-
-
-@contextmanager
-def _stop_flag() -> Iterator[Callable[[int], bool]]:
-    """Yield a function that returns whether SIGTERM or Ctrl-C was received, given the step.
-
-    A second Ctrl-C interrupts at once. With several processes, JAX watches for SIGTERM, and all of
-    them stop after the same step, whichever received it.
-    """
-    if jax.process_count() > 1:
-        yield lambda step: multihost_utils.reached_preemption_sync_point(next(_LOOKS))
-        return
-    received: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        if not received:
-            print("Stopping after this step; Ctrl-C stops at once.", file=sys.stderr, flush=True)
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield lambda step: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,6 +12,7 @@ from ssa_jax.training.mapping import MappedStep
 from ssa_jax.training.speed import StepClock
 from ssa_jax.training.state import TrainState, Variables
 from ssa_jax.training.step import TrainMetrics
+from ssa_jax.training.stopping import Interrupted
 from ssa_jax.training.watch import COMPUTING, READING, VALIDATING
 
 MEND = (
@@ -42,10 +43,6 @@ class TrainingDiverged(RuntimeError):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
-
-
-class Interrupted(Exception):
-    """The training was interrupted; its state is saved."""
 
 
 class Meter:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.cli import INTERRUPTED
 from tests.support import processes
 from tests.support.small_training import arguments, tree, write_source
 
@@ -49,6 +50,16 @@ def test_evaluations_are_equal_to_the_last_digit(alone, tmp_path):
         assert len(list((out / "pictures").iterdir())) == 4
     assert found[0] == found[1] == found[2]
     assert found[0]["cases.csv"].count(b"\n") > 6
+
+
+def test_an_evaluation_by_two_processes_stops_when_one_gets_sigterm(alone, tmp_path):
+    flags = ["--workdir", str(alone / "fold_1/round_02"), "--which", "last", "--quiet"]
+    flags += ["--out", str(tmp_path / "out")]
+    started = processes.start("evaluate", flags, processes=2, devices=1, stop_scoring=True)
+    both = processes.ended(started)
+    assert [one.status for one in both] == [INTERRUPTED] * 2, both
+    assert "Stopped; the same command goes on" in both[0].errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_processes_cross_validate_rounds_as_one(source, alone, tmp_path):

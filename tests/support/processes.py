@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 from tests.support import ROOT
@@ -34,12 +35,14 @@ def start(
     devices: int,
     hang: tuple[int, int] | None = None,
     stop: int = 0,
+    stop_scoring: bool = False,
 ) -> list[subprocess.Popen[str]]:
     """Start a command in processes of some devices each; a single one is not connected.
 
     With `hang` the process of that number stops for good before it reads that batch, and all give
     up after three seconds without progress. With `stop` the last one gets SIGTERM when it reads
-    that batch of this start.
+    that batch of this start; with `stop_scoring` when it scores its first slice, and all take five
+    seconds for each.
     """
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
@@ -55,6 +58,8 @@ def start(
         flags = [*where, "--process", str(number)] if processes > 1 else []
         env_of = env | ({} if hang is None else {"HANG": f"{hang[1] if number == hang[0] else 0}"})
         env_of["STOP"] = f"{stop if number == processes - 1 else 0}"
+        if stop_scoring:
+            env_of["STOP_SCORING"] = f"{int(number == processes - 1)}"
         words = [sys.executable, "-m", __name__, command, *given, *flags]
         pipe = subprocess.PIPE
         process = subprocess.Popen(words, cwd=ROOT, env=env_of, stdout=pipe, stderr=pipe, text=True)
@@ -96,6 +101,21 @@ def before_batch(number: int, happens: Callable[[], Any]) -> None:
     loader.Batches.__next__ = next_batch  # type: ignore[method-assign]
 
 
+def before_scores(happens: Callable[[], Any]) -> None:
+    """Have something happen before the first score of a slice, and each take five seconds."""
+    from ssa_jax.experiment import evaluation
+
+    score, scored = evaluation.score, itertools.count(1)
+
+    def slowly(*given: Any) -> Any:
+        if next(scored) == 1:
+            happens()
+        time.sleep(5)
+        return score(*given)
+
+    evaluation.score = slowly
+
+
 def hang() -> None:
     """Sleep for good."""
     time.sleep(10**6)
@@ -113,6 +133,9 @@ if __name__ == "__main__":
 
         watch.HANG_SECONDS, watch.POST_SECONDS = 3, 0.2
         before_batch(int(os.environ["HANG"]), hang)
-    before_batch(int(os.environ["STOP"]), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
+    before_batch(int(os.environ["STOP"]), terminate)
+    if "STOP_SCORING" in os.environ:
+        before_scores(terminate if int(os.environ["STOP_SCORING"]) else lambda: None)
     with stand_in():
         cli.run(module.main, sys.argv[2:])

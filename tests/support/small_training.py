@@ -162,5 +162,5 @@ def stopped_at(step: int) -> Iterator[None]:
     def flag():
         yield lambda _: seen.append(None) or len(seen) == step
 
-    with mock.patch.object(training, "_stop_flag", flag):
+    with mock.patch.object(training, "stop_flag", flag):
         yield

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from ssa_jax.training.checkpoint import Checkpoints
-from ssa_jax.training.loop import Interrupted, Meter, TrainingDiverged, fit
+from ssa_jax.training.loop import Meter, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.state import init_state
 from ssa_jax.training.step import AXIS, TrainMetrics, make_train_step
+from ssa_jax.training.stopping import Interrupted
 from tests.conftest import variables_of
 from tests.support.stand_in import CLASS_WEIGHT, SETTINGS, StandIn, batches
 
