@@ -282,6 +282,11 @@ def check(settings: Settings) -> None:
     for name in ("data.cache_gb", "data.workers", "optim.rate_for_batch"):
         if (value := attrgetter(name)(settings)) < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
+    if settings.optim.warmup_epochs >= settings.train.epochs:
+        raise ValueError(
+            f"the warm-up takes {settings.optim.warmup_epochs:g} of {settings.train.epochs} "
+            "epochs, expected fewer; lower optim.warmup_epochs or raise train.epochs"
+        )
     build_model(settings)
     if settings.model.spatial_conv_impl == "pallas":
         tuning.pallas_interpreted()  # raises where it does not run
