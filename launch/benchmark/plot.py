@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from input_pipeline.files import write_bytes
 from launch.benchmark import results, spatial_conv, spatial_conv_tpu
@@ -14,11 +15,11 @@ from launch.benchmark.timing import read_spread
 from launch.cli import local_path
 from ssa_jax.figures.drawing import DPI, QUIET, png_bytes
 
-MEASURES = {  # columns that can be drawn, and the titles of their axes
+MEASURES = {  # columns that can be drawn, and the titles of their panels
     "ms": "time, ms",
     "compile s": "compile time, s",
     "HLO instructions": "program, HLO instructions",
-    "memory MB": "peak memory, MB",
+    "memory MB": "memory, MB",
     "traffic MB": "memory traffic, MB",
 }
 OVER = {"rows": "rows (and columns)", "batch": "batch", "C": "C, channels", "k": "k, kernel width"}
@@ -86,13 +87,13 @@ def draw(options: argparse.Namespace) -> None:
         options: see `add_options`.
 
     Raises:
-        ValueError: a file without the spatial convolution, or whose cases differ in more than the
-            x axis.
+        ValueError: a file without the spatial convolution or all measures, or whose cases differ in
+            more than the x axis.
         OSError: a file cannot be read or written.
     """
     fixed = [field for field in FIELDS if field != options.over]
     backends = [
-        Backend(f"{found.label}; {_case(found, fixed)}", found.rows)
+        Backend(f"{found.label}\n{_case(found, fixed)}", found.rows)
         for path in options.files
         for found in _chosen(path, dict(options.where))
     ]
@@ -101,6 +102,8 @@ def draw(options: argparse.Namespace) -> None:
         for name in options.measures
         if any(name in row for backend in backends for row in backend.rows)
     ]
+    if not measures:
+        raise ValueError(f"no file has any of --measures {', '.join(options.measures)}")
     write_bytes(options.out, _figure(backends, measures, options.over))
 
 
@@ -148,14 +151,14 @@ def _values(rows: Iterable[Mapping[str, Any]], field: str) -> str:
 
 def _case(backend: Backend, fixed: Sequence[str]) -> str:
     """Describe the only case of a backend, but for the x axis."""
-    for field in fixed:
-        values = _values(backend.rows, field)
-        if "," in values:
+    values = {field: _values(backend.rows, field) for field in fixed}
+    for field, found in values.items():
+        if "," in found:
             raise ValueError(
-                f"{backend.label}: {field} is {values}; choose one, such as --where "
-                f"{field}={values.partition(',')[0]}"
+                f"{backend.label}: {field} is {found}; choose one, such as --where "
+                f"{field}={found.partition(',')[0]}"
             )
-    return ", ".join(f"{field} {_values(backend.rows, field)}" for field in fixed)
+    return ", ".join(f"{field} {x}" if field in OVER else x for field, x in values.items())
 
 
 def curves(backend: Backend, measure: str, over: str) -> dict[str, list[tuple[float, ...]]]:
@@ -181,14 +184,14 @@ def curves(backend: Backend, measure: str, over: str) -> dict[str, list[tuple[fl
 def _figure(backends: Sequence[Backend], measures: Sequence[str], over: str) -> bytes:
     """Draw all panels; those of a column have the same axes."""
     figure = Figure(
-        figsize=(3.1 * len(measures), 2.6 * len(backends) + 0.5), dpi=DPI, layout="constrained"
+        figsize=(3.1 * len(measures), 2.8 * len(backends) + 0.5), dpi=DPI, layout="constrained"
     )
     parts = figure.subfigures(len(backends), squeeze=False)[:, 0]
     forms = dict.fromkeys(row["form"] for backend in backends for row in backend.rows)
     colors = {form: f"C{number}" for number, form in enumerate(forms)}
     first: dict[str, Axes] = {}
     for backend, part in zip(backends, parts, strict=True):
-        part.suptitle(backend.label, fontsize="medium")
+        part.suptitle(backend.label, fontsize="medium", color=QUIET)
         for number, measure in enumerate(measures):
             axes = part.add_subplot(
                 1, len(measures), number + 1, sharex=first.get(measure), sharey=first.get(measure)
@@ -196,12 +199,15 @@ def _figure(backends: Sequence[Backend], measures: Sequence[str], over: str) -> 
             first.setdefault(measure, axes)
             _panel(axes, curves(backend, measure, over), colors)
             axes.set_xlabel(OVER[over])
-            axes.set_ylabel(MEASURES[measure])
+            axes.set_title(MEASURES[measure], fontsize="medium")
     ticks = sorted({row[over] for backend in backends for row in backend.rows})
     for axes in first.values():
         axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_yscale("log")
-        axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     figure.legend(
         [lines[form] for form in forms if form in lines],

@@ -73,6 +73,7 @@ def test_what_a_panel_shows(files):
         ([], "Two Cores: C is 64, 128; choose one, such as --where C=64"),
         (["--over", "C"], "Two Cores: rows is 8, 4; choose one, such as --where rows=8"),
         (["--where", "C=32"], "nothing fulfils --where; it has rows 8, 4; batch 1; C 64, 128; k 9"),
+        (["--where", "C=64", "--measures", "traffic MB"], "no file has any of --measures traffic"),
         (["--where", "form=scan"], "'form=scan'; expected FIELD=VALUE with FIELD one of rows,"),
     ],
 )
