@@ -47,15 +47,24 @@ def folder(tmp_path, monkeypatch, small_workdir):
     return tmp_path
 
 
-@pytest.mark.slow
-def test_the_examples_of_the_python_page_run(folder):
+def run(page):
+    """Run the blocks of a page, and compare; returns how many values were compared."""
     namespace, checked = {}, 0
-    for block in blocks(ROOT / "docs/python_api.md"):
+    for block in blocks(page):
         exec(block, namespace)
         for expression, expected in expectations(block):
             assert eval(expression, namespace) == expected, expression
             checked += 1
-    assert checked >= 8
+    return checked
+
+
+def test_the_examples_of_the_page_on_the_spatial_convolution_run():
+    assert run(ROOT / "docs/spatial_convolution.md") == 1
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_python_page_run(folder):
+    assert run(ROOT / "docs/python_api.md") >= 8
     assert (folder / "mask.nii.gz").exists()
 
 

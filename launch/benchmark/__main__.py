@@ -1,7 +1,8 @@
 """Measure speed: `ssa-jax benchmark WHAT [options]`.
 
 `all` measures everything worth knowing about a machine within a time limit, and `report` makes
-Markdown of the results of one machine or several. Each measurement is also to be had alone.
+Markdown of the results of one machine or several; `plot` draws the spatial convolution of several
+backends side by side. Each measurement is also to be had alone.
 `spatial_conv`, `train_step` and `inference` compare with PyTorch where it is installed
 (`pip install torch`); they, `ceilings`, `compile_time` and `golden` (the authors' numbers, from a
 checkout) need no data. `input` and `to_dsc` (the time until a DSC is reached) take a configuration
@@ -25,10 +26,12 @@ from launch.benchmark import (
     golden,
     input_rate,
     network,
+    plot,
     pseudo_labels,
     report,
     results,
     spatial_conv,
+    spatial_conv_tpu,
     timing,
     to_dsc,
 )
@@ -50,9 +53,10 @@ def main(arguments: list[str]) -> None:
         own.add_argument(
             "--repeats", type=cli.positive_int, default=9, help="times to measure each [9]"
         )
-    own.add_argument(
-        "--out", type=cli.local_path, default=Path("benchmarks"), help="folder [benchmarks]"
-    )
+    if chosen.what != "plot":
+        own.add_argument(
+            "--out", type=cli.local_path, default=Path("benchmarks"), help="folder [benchmarks]"
+        )
     KINDS[chosen.what](own, arguments[1:])
 
 
@@ -93,6 +97,15 @@ def _report(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     print(text, end="")
 
 
+def _plot(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.description = (
+        "Draw the spatial convolution's implementations on square maps: a row of panels for each "
+        "backend, a column for each measure."
+    )
+    plot.add_options(parser)
+    plot.draw(parser.parse_args(arguments))
+
+
 def _ceilings(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     found = results.Results(options.out, "ceilings", partial(timing.machine, options.repeats))
@@ -116,7 +129,9 @@ def _to_dsc(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
 
 def _spatial_conv(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     spatial_conv.add_options(parser)
-    spatial_conv.measure(parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    measure = spatial_conv_tpu.measure if options.topology else spatial_conv.measure
+    measure(options)
 
 
 def _network(parser: argparse.ArgumentParser, arguments: list[str], *, training: bool) -> None:
@@ -146,6 +161,7 @@ def _pseudo_labels(parser: argparse.ArgumentParser, arguments: list[str]) -> Non
 KINDS: dict[str, Callable[[argparse.ArgumentParser, list[str]], None]] = {
     "all": _all,
     "report": _report,
+    "plot": _plot,
     "ceilings": _ceilings,
     "compile_time": _compile_time,
     "golden": _golden,

@@ -14,14 +14,15 @@ from launch.benchmark import (
     network,
     results,
     spatial_conv,
+    spatial_conv_tpu,
     to_dsc,
 )
+from launch.benchmark.timing import read_spread
 
 Row = Mapping[str, Any]
 RECORD, FILE, PLOT = "all.json", "report.md", "spatial_conv_machines.png"
 QUICK_SUFFIX = "-quick"  # of the folder of a run with tiny sizes
 TRIED = "**Tiny sizes, to try the run itself: the figures say nothing of the machine.**"
-SPATIAL_CASE = ("B x H x W", "C", "k", "dtype", "direction")
 NETWORK_CASE = ("px", "batch", "dtype")
 THEIRS = "PyTorch"  # with this begin the names of what is compared
 
@@ -206,7 +207,7 @@ def _compared(group: Sequence[Row]) -> dict[str, Any]:
     """Reduce the rows of one case to ours, PyTorch's best, and the ratio."""
     ours = next(row for row in group if not row["what"].startswith(THEIRS))
     theirs = [row for row in group if row["what"].startswith(THEIRS)]
-    best = max(theirs, key=lambda row: _median(row["images/s"]), default=None)
+    best = max(theirs, key=lambda row: read_spread(row["images/s"]), default=None)
     return {
         "ssa_jax": ours["images/s"],
         "PyTorch's best": best and f"{best['images/s']} ({best['what']})",
@@ -219,7 +220,7 @@ def _spatial(machine: _Machine) -> str:
     """Compose the table of the spatial convolution: its forms beside each other."""
     rows: list[Row] = []
     forms = dict.fromkeys(row["form"] for row in machine.rows("spatial_conv", spatial_conv.SPEED))
-    for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, SPATIAL_CASE):
+    for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, spatial_conv.CASE):
         fastest = _fastest(group)
         ratio = fastest["PyTorch's best / this"]
         taken = {**dict.fromkeys(forms), **{row["form"]: row["ms"] for row in group}}
@@ -235,7 +236,7 @@ def _spatial(machine: _Machine) -> str:
 def _fastest(group: Iterable[Row], *, ours: bool = True) -> Row:
     """Return the row of the fastest form, of ours or of PyTorch's; empty if there is none."""
     chosen = (row for row in group if row["form"].startswith(THEIRS) != ours)
-    return min(chosen, key=lambda row: _median(row["ms"]), default={})
+    return min(chosen, key=lambda row: read_spread(row["ms"]), default={})
 
 
 def _plain(kind: str, title: str, heading: str) -> Callable[[_Machine], str]:
@@ -248,6 +249,11 @@ KINDS: dict[str, Callable[[_Machine], str]] = {  # by name of the files, in the 
     "train_step": _network("train_step", "Training step"),
     "inference": _network("inference", "Inference"),
     "spatial_conv": _spatial,
+    spatial_conv_tpu.NAME: _plain(
+        spatial_conv_tpu.NAME,
+        spatial_conv_tpu.COMPILED,
+        "Spatial convolution, compiled for TPUs that were not at hand",
+    ),
     "golden": _golden,
     "compile_time": _compiled,
     "to_dsc": _plain("to_dsc", to_dsc.REACHED, "From nothing to a network that segments"),
@@ -259,7 +265,7 @@ def _side_by_side(machines: Sequence[_Machine]) -> str:
     """Compose the section that compares the spatial convolution of several machines."""
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}
     for machine in machines:
-        for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, SPATIAL_CASE):
+        for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, spatial_conv.CASE):
             row, fastest = cases.setdefault(tuple(case.values()), dict(case)), _fastest(group)
             # Of several stages with this case the first one counts, which has all forms.
             row.setdefault(f"{machine.label}, ms", f"{fastest['ms']} ({fastest['form']})")
@@ -274,22 +280,17 @@ def _bars(machines: Sequence[_Machine]) -> results.Bars:
     """Return the milliseconds forward and backward by bar, ours and PyTorch's, and case."""
     bars: dict[str, dict[str, float]] = {}
     for machine in machines:
-        for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, SPATIAL_CASE):
+        for case, group in machine.cases("spatial_conv", spatial_conv.SPEED, spatial_conv.CASE):
             if case["direction"] != spatial_conv.BOTH:
                 continue
             label = f"{case['B x H x W']}\n{case['dtype']}"
             for ours, what in ((True, "ssa_jax"), (False, "PyTorch")):
                 if row := _fastest(group, ours=ours):
                     bar = bars.setdefault(f"{machine.label}, {what}", {})
-                    bar.setdefault(label, _median(row["ms"]))
+                    bar.setdefault(label, read_spread(row["ms"])[0])
     return bars
 
 
 def _titled(title: str, rows: Sequence[Row]) -> str:
     """Format a table with its title; nothing without rows."""
     return f"{title}:\n\n{results.markdown(rows)}" if rows else ""
-
-
-def _median(spread: str) -> float:
-    """Read the median of a text that `timing.spread` made."""
-    return float(spread.split()[0])

@@ -2,9 +2,9 @@
 
 import argparse
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,34 @@ from ssa_jax.ops.spatial_conv import (
 )
 
 Shape = tuple[int, int, int]  # B, H, W
+CASE = ("B x H x W", "C", "k", "dtype", "direction")  # columns of a case
+NAME = "spatial_conv"  # of the files
 FORWARD, BOTH = "forward", "forward+backward"
 SPEED, COMPILE = "Speed", "Compile time over rows"  # titles of the tables
 COMPILE_CHANNELS = 64
+
+
+class Case(NamedTuple):
+    """What the implementations are compared in.
+
+    Attributes:
+        shape: B, H, W.
+        channels: C.
+        size: k.
+        dtype: of the computation.
+        direction: forward, or forward and backward.
+    """
+
+    shape: Shape
+    channels: int
+    size: int
+    dtype: str
+    direction: str
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The case as columns of a table."""
+        return dict(zip(CASE, ("x".join(map(str, self.shape)), *self[1:]), strict=True))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=IMPLEMENTATIONS,
         default=ON_ANY_BACKEND,
-        help=f"[{' '.join(ON_ANY_BACKEND)}]; 'pallas' needs a TPU",
+        help=f"[{' '.join(ON_ANY_BACKEND)}]; 'pallas' needs a TPU, or --topology",
     )
     parser.add_argument(
         "--unrolls", nargs="+", type=positive_int, default=[1, 4], help="of the scans [1 4]"
@@ -83,6 +108,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=[8, 16, 32, 64],
         help="sides of maps to measure the compile time at; none skips it [8 16 32 64]",
+    )
+    parser.add_argument(
+        "--topology",
+        nargs="+",
+        help="only compile, for one chip of TPUs that need not be at hand (v5e:2x2, v6e:2x2, "
+        "v5p:2x2x1); needs libtpu (extra tpu)",
     )
     results.add_resume_flag(parser)
 
@@ -102,20 +133,11 @@ def measure(options: argparse.Namespace) -> None:
     Args:
         options: see `add_options`, with `repeats` and `out`.
     """
-    found = results.Results(options.out, "spatial_conv", machine, resume=options.resume)
-    for shape, channels, size, dtype, direction in itertools.product(
-        options.shapes, options.channels, options.kernels, options.dtypes, options.directions
-    ):
-        case = {
-            "B x H x W": "x".join(map(str, shape)),
-            "C": channels,
-            "k": size,
-            "dtype": dtype,
-            "direction": direction,
-        }
-        if not found.has(SPEED, case):
-            compared = _compared(shape, channels, size, dtype, direction, options, found.machine)
-            found.add(SPEED, [case | row for row in compared])
+    found = results.Results(options.out, NAME, machine, resume=options.resume)
+    for case in cases(options):
+        if not found.has(SPEED, case.columns):
+            compared = _compared(case, options, found.machine)
+            found.add(SPEED, [case.columns | row for row in compared])
     for side in options.compile_rows:
         if not found.has(COMPILE, {"rows": side}):
             found.add(COMPILE, _compile_times(side, options))
@@ -124,7 +146,7 @@ def measure(options: argparse.Namespace) -> None:
     compiled = found.rows(COMPILE)
     names = dict.fromkeys(row["form"] for row in compiled)
     results.plot(
-        options.out / "spatial_conv.png",
+        options.out / f"{NAME}.png",
         {
             name: [(row["rows"], row["compile s"]) for row in compiled if row["form"] == name]
             for name in names
@@ -134,38 +156,52 @@ def measure(options: argparse.Namespace) -> None:
     )
 
 
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the cases that the flags ask for.
+
+    Args:
+        options: see `add_options`.
+    """
+    yield from itertools.starmap(
+        Case,
+        itertools.product(
+            options.shapes, options.channels, options.kernels, options.dtypes, options.directions
+        ),
+    )
+
+
 def _compared(
-    shape: Shape,
-    channels: int,
-    size: int,
-    dtype: str,
-    direction: str,
-    options: argparse.Namespace,
-    about: Mapping[str, Any],
+    case: Case, options: argparse.Namespace, about: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Measure all implementations in one case in turns; return a row for each."""
-    x, kernels = random_case(shape, channels, size)
-    arguments = jax.tree.map(lambda a: jnp.asarray(a, dtype), (x, kernels, x))
+    x, kernels = random_case(case.shape, case.channels, case.size)
+    arguments = jax.tree.map(lambda a: jnp.asarray(a, case.dtype), (x, kernels, x))
     clocks: dict[str, Clock] = {}
     facts = {}
-    for name, function in _implementations(direction, options).items():
-        run, facts[name] = _compiled(function, arguments)
-        clocks[name] = partial(second_run, run)
-    maker = partial(torch_runs, shape, channels, size, dtype, direction)
+    for name, function in implementations(case.direction, options).items():
+        compiled, facts[name] = compile_with_facts(function, arguments)
+        clocks[name] = partial(second_run, partial(_run, compiled, arguments))
+    maker = partial(torch_runs, *case)
     with in_processes({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
         seconds = read_in_turns(clocks | theirs, options.repeats)
     best = best_of({name: seconds[name] for name in theirs}) if theirs else None
-    least = least_seconds(shape, channels, size, dtype, direction, about)
+    least, needed = least_seconds(case, about), work(case)
     return [
         {
             "form": name,
             "ms": spread(1e3 * taken),
             "PyTorch's best / this": spread(seconds[best] / taken) if best else None,
+            "GFLOP": needed.operations / 1e9,
+            "roofline MB": needed.traffic / 1e6,
             "share of roofline": least / float(np.median(taken)),
             **facts.get(name, {}),
         }
         for name, taken in seconds.items()
     ]
+
+
+def _run(compiled: Any, arguments: Any) -> Any:
+    return jax.block_until_ready(compiled(*arguments))
 
 
 def random_case(shape: Shape, channels: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -189,8 +225,16 @@ def random_case(shape: Shape, channels: int, size: int) -> tuple[np.ndarray, dic
     return x, kernels
 
 
-def _implementations(direction: str, options: argparse.Namespace) -> dict[str, Callable[..., Any]]:
-    """List our implementations by name; every function takes (x, kernels, cotangent)."""
+def implementations(direction: str, options: argparse.Namespace) -> dict[str, Callable[..., Any]]:
+    """List our implementations by name.
+
+    Args:
+        direction: forward, or forward and backward.
+        options: see `add_options`.
+
+    Returns:
+        Functions of the map, the kernels and the cotangent of the result.
+    """
     chosen = {
         f"{impl} (unroll={n})" if n > 1 else impl: partial(
             spatial_convolution, implementation=impl, unroll=n
@@ -214,8 +258,19 @@ def _directed(convolve: Callable[..., Any], direction: str) -> Callable[..., Any
     return forward if direction == FORWARD else both
 
 
-def _compiled(function: Callable[..., Any], arguments: Any) -> tuple[Run, dict[str, Any]]:
-    """Compile a function; return a run of it, and the time, memory and size of the program."""
+def compile_with_facts(
+    function: Callable[..., Any], arguments: Any
+) -> tuple[Any, dict[str, float]]:
+    """Compile a function, and say what the program took and takes.
+
+    Args:
+        function: see `implementations`.
+        arguments: of it, arrays or shapes.
+
+    Returns:
+        The compiled function, and by column: seconds of compilation, memory of arguments, results
+        and temporaries, that of temporaries alone, and the size of the program.
+    """
     with compiling() as spent:
         compiled = jax.jit(function).lower(*arguments).compile()
     memory: Any = compiled.memory_analysis()
@@ -223,9 +278,10 @@ def _compiled(function: Callable[..., Any], arguments: Any) -> tuple[Run, dict[s
     facts = {
         "compile s": spent["seconds"],
         "memory MB": peak / 1e6,
+        "temporary MB": memory.temp_size_in_bytes / 1e6,
         "HLO instructions": _instructions(compiled),
     }
-    return lambda: jax.block_until_ready(compiled(*arguments)), facts
+    return compiled, facts
 
 
 def _instructions(compiled: Any) -> int:
@@ -233,45 +289,59 @@ def _instructions(compiled: Any) -> int:
     return compiled.as_text().count(" = ")
 
 
-def least_seconds(
-    shape: Shape,
-    channels: int,
-    size: int,
-    dtype: str,
-    direction: str,
-    about: Mapping[str, Any],
-) -> float:
-    """Compute the roofline: the time of the operations or of the fewest bytes, whichever is longer.
+class Work(NamedTuple):
+    """What a case needs, by direct convolution with nothing kept between the passes.
 
-    Operations are those of the taps inside the slice, not of its padding. Each kernel is read once;
-    the backward pass reads it again and writes its gradient.
+    Attributes:
+        operations: multiplications and additions.
+        traffic: bytes read and written.
+    """
+
+    operations: float
+    traffic: float
+
+
+def work(case: Case) -> Work:
+    """Count the operations and bytes of a case.
+
+    Operations are those of the taps inside the slice, not of its padding. Each kernel is read
+    once; the backward pass reads it again and writes its gradient. A chip whose own memory holds
+    the kernels may move less.
 
     Args:
-        shape: B, H, W.
-        channels: C.
-        size: k.
-        dtype: of the computation.
-        direction: forward, or forward and backward.
+        case: see `Case`.
+    """
+    batch, height, width = case.shape
+    radius = case.size // 2
+    taps = {
+        length: sum(max(0, length - abs(n)) for n in range(-radius, radius + 1))
+        for length in (height, width)
+    }
+    steps = 2 * (height - 1) * taps[width] + 2 * (width - 1) * taps[height]
+    passes = 1 if case.direction == FORWARD else 3
+    width_bytes = jnp.dtype(case.dtype).itemsize
+    kernel_bytes = len(PASSES) * case.size * case.channels**2 * width_bytes
+    map_bytes = 2 * batch * height * width * case.channels * width_bytes
+    return Work(
+        operations=passes * 2.0 * batch * case.channels**2 * steps,
+        traffic=passes * (kernel_bytes + map_bytes),
+    )
+
+
+def least_seconds(case: Case, about: Mapping[str, Any]) -> float:
+    """Compute the roofline: the time of the operations or of the bytes, whichever is longer.
+
+    Args:
+        case: see `Case`.
         about: peak speeds, see `timing.machine`.
 
     Returns:
         Seconds.
     """
-    batch, height, width = shape
-    taps = {
-        length: sum(max(0, length - abs(n)) for n in range(-(size // 2), size // 2 + 1))
-        for length in (height, width)
-    }
-    steps = 2 * (height - 1) * taps[width] + 2 * (width - 1) * taps[height]
-    passes = 1 if direction == FORWARD else 3
-    operations = passes * 2.0 * batch * channels**2 * steps
-    width_bytes = jnp.dtype(dtype).itemsize
-    kernel_bytes = len(PASSES) * size * channels**2 * width_bytes
-    map_bytes = 2 * batch * height * width * channels * width_bytes
-    traffic = passes * (kernel_bytes + map_bytes)
+    needed = work(case)
     return max(
-        operations / (1e9 * about[f"matmul_gflops_{dtype}"]),
-        traffic / (1e9 * about["copy_gb_per_s"]),
+        needed.operations / (1e9 * about[f"matmul_gflops_{case.dtype}"]),
+        needed.traffic / (1e9 * about["copy_gb_per_s"]),
     )
 
 
@@ -299,15 +369,8 @@ def _compile_times(side: int, options: argparse.Namespace) -> list[dict[str, Any
     kernel = jax.ShapeDtypeStruct((9, COMPILE_CHANNELS, COMPILE_CHANNELS), jnp.float32)
     kernels = {name: kernel for name, _, _ in PASSES}
     rows = []
-    for name, function in _implementations(BOTH, options).items():
-        with compiling() as spent:
-            compiled = jax.jit(function).lower(x, kernels, x).compile()
-        rows.append(
-            {
-                "form": name,
-                "rows": side,
-                "compile s": spent["seconds"],
-                "HLO instructions": _instructions(compiled),
-            }
-        )
+    for name, function in implementations(BOTH, options).items():
+        _, facts = compile_with_facts(function, (x, kernels, x))
+        shown = {column: facts[column] for column in ("compile s", "HLO instructions")}
+        rows.append({"form": name, "rows": side, **shown})
     return rows

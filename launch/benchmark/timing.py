@@ -218,6 +218,16 @@ def spread(values: np.ndarray, digits: int = 3) -> str:
     return f"{median} [{least}, {most}]"
 
 
+def read_spread(text: str) -> tuple[float, float, float]:
+    """Read median, minimum and maximum from the text of `spread`.
+
+    Args:
+        text: such as '2 [1, 4]'.
+    """
+    median, least, most = (float(part.strip("[,]")) for part in text.split())
+    return median, least, most
+
+
 def best_of(seconds: Mapping[str, np.ndarray]) -> str:
     """Return the name with the smallest median.
 

@@ -277,7 +277,7 @@ def _bytes_of(program: str, state: Any) -> int:
 
 def _taken_apart(report: Report, compiled: Any, of_chip: float) -> Report:
     """Fill in what the compiled program tells."""
-    chip, memory = CHIPS[report.kind], compiled.memory_analysis()
+    memory = compiled.memory_analysis()
     needed = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -288,7 +288,7 @@ def _taken_apart(report: Report, compiled: Any, of_chip: float) -> Report:
     program = Program(compiled.as_text())
     traffic = program.traffic()
     collectives = program.collectives()
-    peak = next(peak for name, peak in PEAKS.items() if report.kind.startswith(name))
+    arithmetic, moving = least_ms(report.kind, of_chip, sum(traffic.values()))
     shape = [int(side) for side in report.topology.split(":")[1].split("x")]
     return dataclasses.replace(
         report,
@@ -302,10 +302,25 @@ def _taken_apart(report: Report, compiled: Any, of_chip: float) -> Report:
             for kind in sorted({x.kind for x in collectives})
             if (sizes := [x.size for x in collectives if x.kind == kind])
         },
-        arithmetic_ms=1000 * of_chip / TERA / peak,
-        memory_ms=1000 * sum(traffic.values()) / GB / chip.bandwidth,
-        network_ms=1000 * network_seconds(collectives, shape, chip),
+        arithmetic_ms=arithmetic,
+        memory_ms=moving,
+        network_ms=1000 * network_seconds(collectives, shape, CHIPS[report.kind]),
     )
+
+
+def least_ms(kind: str, operations: float, traffic: float) -> tuple[float, float]:
+    """Return how long a chip takes by its data sheet for arithmetic, and for its main memory.
+
+    Args:
+        kind: JAX's name of the chip, one of `CHIPS`.
+        operations: multiplications and additions, at the peak of bfloat16.
+        traffic: bytes read from and written to main memory.
+
+    Returns:
+        Milliseconds of each.
+    """
+    peak = next(peak for name, peak in PEAKS.items() if kind.startswith(name))
+    return 1000 * operations / TERA / peak, 1000 * traffic / GB / CHIPS[kind].bandwidth
 
 
 def _by_layer(traffic: Counter[str]) -> Counter[str]:

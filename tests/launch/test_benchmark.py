@@ -55,16 +55,21 @@ def test_spread_and_best():
     assert timing.best_of({"slow": slow, "fast": fast}) == "fast"
 
 
+def test_a_spread_is_read_as_it_was_written():
+    assert timing.read_spread(timing.spread(np.array([1234.0, 1.5, 2.0]))) == (2.0, 1.5, 1230.0)
+
+
 def test_least_time_of_the_spatial_convolution():
-    about = {"matmul_gflops_float32": 1.0, "copy_gb_per_s": 1e9}
+    case = spatial_conv.Case((5, 3, 3), 4, 3, "float32", spatial_conv.FORWARD)
     # Taps inside rows of 3: 2 + 3 + 2; two slices change in each of four passes.
     operations = 2 * 5 * 4**2 * (4 * 2 * 7)
-    least = spatial_conv.least_seconds((5, 3, 3), 4, 3, "float32", spatial_conv.FORWARD, about)
-    assert least == pytest.approx(operations / 1e9)
-    about = {"matmul_gflops_float32": 1e9, "copy_gb_per_s": 1.0}
     read = 4 * (4 * 3 * 4**2) + 4 * (2 * 5 * 9 * 4)
-    least = spatial_conv.least_seconds((5, 3, 3), 4, 3, "float32", spatial_conv.BOTH, about)
-    assert least == pytest.approx(3 * read / 1e9)
+    assert spatial_conv.work(case) == (operations, read)
+    about = {"matmul_gflops_float32": 1.0, "copy_gb_per_s": 1e9}
+    assert spatial_conv.least_seconds(case, about) == pytest.approx(operations / 1e9)
+    about = {"matmul_gflops_float32": 1e9, "copy_gb_per_s": 1.0}
+    both = case._replace(direction=spatial_conv.BOTH)
+    assert spatial_conv.least_seconds(both, about) == pytest.approx(3 * read / 1e9)
 
 
 def test_markdown_keeps_the_columns_of_all_rows():
