@@ -231,6 +231,19 @@ def shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the type in which a trained network computes.
+
+    Args:
+        parser: of the command.
+    """
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type of the computation [as it was trained]; bfloat16 is for GPUs and TPUs",
+    )
+
+
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of several processes that do one run together.
 

@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--data-dir", type=cli.local_path, help="where the records are, if they moved"
     )
+    cli.add_dtype_flag(parser)
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="slices to draw [0]")
     cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> None:
     cli.start_processes(options)
     if options.pictures < 0:
         parser.error(f"--pictures is {options.pictures}; expected 0 or more")
-    settings = cli.read_once(lambda: load_settings(options.workdir))
+    settings = cli.read_once(lambda: load_settings(options.workdir)).computed_in(options.dtype)
     if options.data_dir is not None:
         settings = settings.replace({"data.data_dir": str(options.data_dir.absolute())})
     out = options.out or options.workdir / "evaluation" / options.split

@@ -56,12 +56,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--lung-dir", dest="lungs", help=argparse.SUPPRESS)  # its name before
     cli.add_reading_flags(parser)
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
+    cli.add_dtype_flag(parser)
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     cli.add_run_flags(parser)
     options = parser.parse_args(arguments)
     run = RunOptions(options.overwrite, options.shard)
-    wanted = Wanted(options.which, options.lungs, not options.no_pictures, options.quiet, run)
+    wanted = Wanted(
+        options.which, options.lungs, not options.no_pictures, options.quiet, run, options.dtype
+    )
     echo = partial(print, flush=True)
     kinds = {holds_pictures(path) for path in options.inputs}
     if len(kinds) > 1:

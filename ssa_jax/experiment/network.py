@@ -295,18 +295,20 @@ def compile_network(settings: Settings) -> Callable[[Variables], Network]:
     return lambda variables: Network(settings, predict(variables))
 
 
-def load(folder: str | Path, checkpoint: str = "best") -> Network:
+def load(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Network:
     """Load the network of a workdir.
 
     Args:
         folder: a workdir of `ssa-jax train` or `ssa-jax import_torch`, or of one round or fold.
         checkpoint: 'best' (by validation DSC) or 'last'.
+        dtype: of the computation, 'float32' or 'bfloat16'; None for that of the training.
 
     Raises:
         FileNotFoundError: the folder is no workdir, or has no such checkpoint.
-        ValueError: an unknown checkpoint, or its files are damaged.
+        ValueError: an unknown checkpoint or dtype, or its files are damaged.
     """
-    return restore(workdir.load_settings(Path(folder)), Path(folder), checkpoint)
+    settings = workdir.load_settings(Path(folder)).computed_in(dtype)
+    return restore(settings, Path(folder), checkpoint)
 
 
 def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:

@@ -36,6 +36,7 @@ class Wanted(NamedTuple):
         pictures: whether to draw each result.
         quiet: show no progress.
         run: see `RunOptions`.
+        dtype: of the computation, see `network.load`.
     """
 
     which: str = "best"
@@ -43,6 +44,7 @@ class Wanted(NamedTuple):
     pictures: bool = True
     quiet: bool = False
     run: RunOptions = RunOptions()
+    dtype: str | None = None
 
 
 def predict_scans(
@@ -71,7 +73,7 @@ def predict_scans(
         FileExistsError: `out` holds other files.
         OSError: a result cannot be written.
     """
-    settings = workdir.load_settings(folder)
+    settings = workdir.load_settings(folder).computed_in(wanted.dtype)
     source = lung_source(wanted.lungs or "threshold")
     net = network.restore(settings, folder, wanted.which)
     about_lungs = net.lung_notes(source.origin)
@@ -125,7 +127,7 @@ def predict_pictures(
         FileExistsError: `out` holds other files.
         OSError: a result cannot be written.
     """
-    settings = workdir.load_settings(folder)
+    settings = workdir.load_settings(folder).computed_in(wanted.dtype)
     preprocessing = factory.preprocessing(settings)
     lungs = None if wanted.lungs in (None, "threshold") else Path(str(wanted.lungs))
     preprocessing = check_pictures(preprocessing, lungs is not None, str(folder))
@@ -167,7 +169,8 @@ def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str,
     """Return what the masks of a folder depend on."""
     network = net.provenance._asdict()
     del network["lungs"]  # is in the network's workdir; older folders of masks lack it
-    return {"network": network, "which": wanted.which, "lungs": dict(lungs)}
+    record = {"network": network, "which": wanted.which, "lungs": dict(lungs)}
+    return record if wanted.dtype is None else record | {"dtype": wanted.dtype}
 
 
 def _segment(

@@ -241,6 +241,14 @@ class Settings:
                 changed[group] = value
         return dataclasses.replace(self, **changed)
 
+    def computed_in(self, dtype: str | None) -> Self:
+        """Return the settings with another type of the computation.
+
+        Args:
+            dtype: 'float32' or 'bfloat16'; None for the settings as they are.
+        """
+        return self if dtype is None else self.replace({"model.dtype": dtype})
+
     def flat(self) -> dict[str, Any]:
         """Return all fields by dotted name."""
         fields: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from ssa_jax.experiment import network as networks
 from ssa_jax.experiment import workdir as workdirs
 from ssa_jax.experiment.lesion_volumes import rounded
 from ssa_jax.experiment.settings import Settings
+from ssa_jax.ops import tuning
 from tests.support.phantom_chest import SPACING, chest
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,18 @@ def test_a_checkpoint_is_best_or_last(small_workdir):
         ssa_jax.load(small_workdir, checkpoint="newest")
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         ssa_jax.load(small_workdir, checkpoint="last")
+
+
+def test_a_network_computed_in_bfloat16_differs_by_its_rounding(small_workdir, network, scan):
+    """Eight bits of each value: within a hundredth where a GPU computes so; the CPU does not."""
+    exact = network.segment(scan, intensity="hu").prob
+    here = ssa_jax.load(small_workdir, dtype="bfloat16")
+    np.testing.assert_array_equal(here.segment(scan, intensity="hu").prob, exact)
+    with tuning.compiling_for("gpu"):
+        rounded = ssa_jax.load(small_workdir, dtype="bfloat16").segment(scan, intensity="hu").prob
+    assert 0 < np.max(np.abs(rounded - exact)) < 0.01
+    with pytest.raises(ValueError, match="dtype is 'float16'; expected one of"):
+        ssa_jax.load(small_workdir, dtype="float16")
 
 
 def test_score_by_hand():
