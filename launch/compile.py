@@ -107,15 +107,15 @@ def remarks(report: Report, *, layers: bool) -> list[str]:
     )
     lines = [
         f"{name} ({report.dtype}): {report.predicted_ms:.1f} ms predicted, compiled in "
-        f"{report.seconds:.0f} s; {kinds or 'nothing sent'}"
+        f"{report.seconds:.0f} s; {report.started} operations started; {kinds or 'nothing sent'}"
     ]
     if report.xla_gb is not None:
         lines[0] += f"; XLA counts {report.xla_gb:.2f} GB"
     if layers:
         rows = [("layer", "MB", "least MB")]
         for layer in {**report.layers, **report.least}:
-            sizes = (report.layers.get(layer, 0), report.least.get(layer, 0))
-            rows.append((layer, *(f"{size / 1e6:.0f}" for size in sizes)))
+            moved, least = report.layers.get(layer, 0), report.least.get(layer, 0)
+            rows.append((layer, f"{moved / 1e6:.0f}", f"{least / 1e6:.0f}"))
         lines += [f"  {line}" for line in format_rows(rows)]
     return lines
 

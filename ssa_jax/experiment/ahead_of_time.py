@@ -57,6 +57,7 @@ class Report:
             on GPUs, for which it does not tell.
         layers: bytes of `traffic_gb` by layer and direction, see `traffic.layer_of`.
         least: the least possible of it, see `traffic.least_traffic`.
+        started: number of operations that the device starts: kernels, library calls, copies.
         collectives: number and bytes of the collective operations by kind.
         arithmetic_ms: `teraflops` at the chip's bfloat16 peak.
         memory_ms: `traffic_gb` at the memory's bandwidth.
@@ -80,6 +81,7 @@ class Report:
     traffic_gb: float = 0.0
     xla_gb: float | None = None
     layers: dict[str, int] = dataclasses.field(default_factory=dict)
+    started: int = 0
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     arithmetic_ms: float = 0.0
     memory_ms: float = 0.0
@@ -240,6 +242,7 @@ def _taken_apart(report: Report, compiled: Any, of_chip: float) -> Report:
         traffic_gb=sum(traffic.values()) / GB,
         xla_gb=cost["bytes accessed"] / GB if cost else None,
         layers=dict(by_layer(traffic).most_common()),
+        started=program.started(),
         collectives={
             kind: (len(sizes), sum(sizes))
             for kind in sorted({x.kind for x in collectives})

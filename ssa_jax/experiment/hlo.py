@@ -126,6 +126,10 @@ class Program:
                 bytes_by_scope[self._scope(computation, item)] += moved
         return bytes_by_scope
 
+    def started(self) -> int:
+        """Count the operations that the device starts: kernels, library calls, copies."""
+        return sum(n for n, _, item in self._executed() if not item.opcode.endswith("-done"))
+
     def collectives(self) -> list[Collective]:
         """List the collective operations in the order of the text, those in loops each time."""
         found = []

@@ -32,6 +32,7 @@ def test_traffic_of_a_gpus_kernels_libraries_loops_and_copies():
         "jit(step)/while/body/dot_general": 6 * (2 * part + 2 * 8 * 4 + 4 * 16 * 4),
         "jit(step)/add": 2 * 4 * 6 * part,
     }
+    assert Program(text).started() == 1 + 6 * 2 + 1
 
 
 def test_collectives_have_their_bytes():
