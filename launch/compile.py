@@ -17,6 +17,7 @@ from input_pipeline.verified import read_signed, signed
 from launch import cli
 from ssa_jax.evaluation.text_table import format_rows, markdown_table
 from ssa_jax.experiment.ahead_of_time import PROGRAMS, Report, trace_for
+from ssa_jax.experiment.compiled import compile_anew
 
 HEADER = (
     "topology", "chips", "program", "px", "batch", "memory GB", "TFLOP", "traffic GB",
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> None:
             key = traced.report.sha256
             if key not in kept:
                 print(f"{topology}: compiling the {program} ...", file=sys.stderr, flush=True)
+                compile_anew()  # JAX cannot read a GPU's program from its cache without one
                 kept[key] = traced.compile()
                 if options.out:
                     _keep(options.out, kept.values())

@@ -39,7 +39,7 @@ class Report:
     """What a program for one chip of a topology needs.
 
     Attributes:
-        sha256: of the program before its compilation.
+        sha256: of the topology and the program before its compilation.
         topology: such as 'v5e:4x4' or 'h100'.
         program: 'step' (of training) or 'prediction'.
         size: height and width of the slices in pixels.
@@ -170,7 +170,7 @@ def trace_for(settings: Settings, topology: str, program: str, batch: int) -> Tr
         image = jax.ShapeDtypeStruct(shape, jnp.float32)
         least = least_traffic(model, state, image, step=program == STEP)
     report = Report(
-        sha256=hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+        sha256=hashlib.sha256(f"{topology}\n{lowered.as_text()}".encode()).hexdigest(),
         topology=topology,
         program=program,
         size=size,

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from launch import cli
 from launch import compile as command
-from ssa_jax.experiment import chips
+from ssa_jax.experiment import ahead_of_time, chips
 from ssa_jax.experiment.ahead_of_time import Report
 from ssa_jax.experiment.chips import CHIPS, network_seconds, shape_of
 from ssa_jax.experiment.hlo import Collective
@@ -58,6 +60,18 @@ def test_network_time_is_bytes_twice_one_way_and_hops():
     assert network_seconds(sent, (1, 1), chip) == 0.0
     grouped = [Collective("all-reduce", 0, 16, "")]  # as a torus of 4x4
     assert network_seconds(grouped, (16, 16), chip) == pytest.approx(8e-6)
+
+
+def test_programs_for_two_kinds_of_chip_are_told_apart(monkeypatch):
+    # Before its compilation the program is the same.
+    monkeypatch.setattr(ahead_of_time, "devices_of", lambda topology: jax.devices("cpu")[:1])
+    _, settings = cli.parse_with_settings(cli.make_parser("compile", ""), TINY[:-2])
+    first, second = (
+        ahead_of_time.trace_for(settings, topology, "prediction", 1)
+        for topology in ("a100", "h100")
+    )
+    assert first.lowered.as_text() == second.lowered.as_text()
+    assert first.report.sha256 != second.report.sha256
 
 
 def test_axes_of_a_topology():
