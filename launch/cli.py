@@ -39,7 +39,7 @@ COMMANDS = {  # by name: module, and what it does
     "self_train": ("launch.self_train", "rounds of pseudo-labels on unlabelled slices"),
     "ablate_self_train": ("launch.ablate_self_train", "the parts of self_train compared"),
     "import_torch": ("launch.import_torch", "start from PyTorch weights"),
-    "compile": ("launch.compile", "what a training would need and take on TPUs"),
+    "compile": ("launch.compile", "what a training would need and take on TPUs and GPUs"),
     "benchmark": ("launch.benchmark.__main__", "measure speed"),
 }
 PATH_FIELDS = ("data.source_dir", "data.data_dir", "train.init_from")

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssa_jax.experiment.ahead_of_time import devices_of
+from ssa_jax.experiment.chips import devices_of
 from ssa_jax.ops.pallas_spatial_conv import sizes_of, vmem_bytes
 from ssa_jax.ops.spatial_conv import IMPLEMENTATIONS, PASSES, spatial_convolution
 

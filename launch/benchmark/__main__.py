@@ -31,7 +31,7 @@ from launch.benchmark import (
     report,
     results,
     spatial_conv,
-    spatial_conv_tpu,
+    spatial_conv_compiled,
     timing,
     to_dsc,
 )
@@ -130,7 +130,7 @@ def _to_dsc(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
 def _spatial_conv(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     spatial_conv.add_options(parser)
     options = parser.parse_args(arguments)
-    measure = spatial_conv_tpu.measure if options.topology else spatial_conv.measure
+    measure = spatial_conv_compiled.measure if options.topology else spatial_conv.measure
     measure(options)
 
 

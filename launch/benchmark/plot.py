@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from input_pipeline.files import write_bytes
-from launch.benchmark import results, spatial_conv, spatial_conv_tpu
+from launch.benchmark import results, spatial_conv, spatial_conv_compiled
 from launch.benchmark.timing import read_spread
 from launch.cli import local_path
 from ssa_jax.figures.drawing import DPI, QUIET, png_bytes
@@ -126,16 +126,16 @@ def _backends(path: Path) -> list[Backend]:
     machine = tables["machine"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     by_label: dict[str, list[Mapping[str, Any]]] = {}
-    for title in (spatial_conv.SPEED, spatial_conv_tpu.COMPILED):
+    for title in (spatial_conv.SPEED, spatial_conv_compiled.COMPILED):
         for row in tables.get(title, []):
-            label = f"TPU {row['topology']}, compiled only" if "topology" in row else device
+            label = f"{row['topology']}, compiled only" if "topology" in row else device
             batch, height, width = map(int, row["B x H x W"].split("x"))
             if height == width:
                 by_label.setdefault(label, []).append({**row, "batch": batch, "rows": height})
     if not by_label:
         raise ValueError(
             f"{path}: no square maps of `ssa-jax benchmark spatial_conv` in it; expected its "
-            f"{spatial_conv.NAME}.json or {spatial_conv_tpu.NAME}.json"
+            f"{spatial_conv.NAME}.json or {spatial_conv_compiled.NAME}.json"
         )
     return [Backend(label, rows) for label, rows in by_label.items()]
 

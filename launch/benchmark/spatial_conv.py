@@ -112,8 +112,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology",
         nargs="+",
-        help="only compile, for one chip of TPUs that need not be at hand (v5e:2x2, v6e:2x2, "
-        "v5p:2x2x1); needs libtpu (extra tpu)",
+        help="only compile, for one chip of TPUs or GPUs that need not be at hand (v5e:2x2, "
+        "v6e:2x2, v5p:2x2x1, h100); needs the extra tpu or cuda",
     )
     results.add_resume_flag(parser)
 

@@ -21,6 +21,7 @@ COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
 )  # fmt: skip
 SLICES = {"slice", "dynamic-slice"}
+NUMBERED = {"constant", "parameter"}
 _ARRAY = re.compile(r"([a-z]+\d*[a-z\d]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
@@ -51,7 +52,7 @@ class Instruction(NamedTuple):
         called: names of the computations that it calls.
         condition: name of the computation that ends a loop, else empty.
         trips: how often a loop runs its body, where the text says so.
-        constant: the value of an integer constant.
+        number: the value of an integer constant, or the place of a parameter.
         group: devices that take part together in a collective operation, 0 where all do.
         scope: JAX's name of where it comes from, for instance
             'jit(step)/jvp(SSANet)/encoder/stem/conv_general_dilated'; may be empty.
@@ -65,7 +66,7 @@ class Instruction(NamedTuple):
     called: tuple[str, ...]
     condition: str
     trips: int | None
-    constant: int | None
+    number: int | None
     group: int
     scope: str
     free: bool
@@ -125,6 +126,10 @@ class Program:
                 bytes_by_scope[self._scope(computation, item)] += moved
         return bytes_by_scope
 
+    def started(self) -> int:
+        """Count the operations that the device starts: kernels, library calls, copies."""
+        return sum(n for n, _, item in self._executed() if not item.opcode.endswith("-done"))
+
     def collectives(self) -> list[Collective]:
         """List the collective operations in the order of the text, those in loops each time."""
         found = []
@@ -154,7 +159,8 @@ class Program:
         if loop.trips is not None:
             return loop.trips
         condition = self._computations[loop.condition].values()
-        return max((item.constant for item in condition if item.constant is not None), default=1)
+        ends = [item.number for item in condition if item.opcode == "constant"]
+        return max((end for end in ends if end is not None), default=1)
 
     def _scope(self, computation: str, item: Instruction) -> str:
         """Return where an instruction comes from; XLA's copies have the scope of their users."""
@@ -191,11 +197,13 @@ class Program:
     def _moved_by_fusion(self, operands: Sequence[Instruction], item: Instruction) -> int:
         """Return the bytes of a fusion, which may read or write slices of its arrays alone."""
         body = self._computations[item.called[0]]
-        parameters = [inner for inner in body.values() if inner.opcode == "parameter"]
+        # In the text of a GPU's program they stand in any order.
+        parameters = {x.number: x for x in body.values() if x.opcode == "parameter"}
         users = self._users[item.called[0]]
         total = 0
-        for operand, parameter in zip(operands, parameters, strict=True):
-            total += min(_size(operand), _read(parameter, users) if _size(operand) else 0)
+        for place, operand in enumerate(operands):
+            if size := _size(operand):
+                total += min(size, _read(parameters[place], users))
         updates = [x for x in body.values() if x.opcode == "dynamic-update-slice"]
         if not updates:
             return total + _size(item)
@@ -249,7 +257,7 @@ def _instruction(name: str, text: str) -> Instruction:
         called=(*called, *(re.findall(r"[\w.\-]+", branches[1]) if branches else ())),
         condition=condition[1] if condition else "",
         trips=int(trips[1]) if trips else None,
-        constant=int(operands) if opcode == "constant" and operands.isdecimal() else None,
+        number=int(operands) if opcode in NUMBERED and operands.isdecimal() else None,
         group=_group(attributes),
         scope=scope[1] if scope else "",
         free=opcode in FREE or 'custom_call_target="ConcatBitcast"' in attributes,

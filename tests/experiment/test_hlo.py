@@ -20,6 +20,21 @@ def test_traffic_counts_main_memory_padding_slices_and_loops():
     }
 
 
+def test_traffic_of_a_gpus_kernels_libraries_loops_and_copies():
+    # A call of cuDNN, a loop whose kernels read one of six slices (parameters not in order) and
+    # multiply it, and a copy of an argument that is given away.
+    text = (Path(__file__).parent / "gpu_program.txt").read_text()
+    image, kernel = 2 * 8 * 8 * 4 * 2, 4 * 3 * 3 * 4 * 2
+    part = 16 * 8
+    assert Program(text).traffic() == {
+        "jit(step)/jvp(SSANet)/encoder/stem/conv_general_dilated": 2 * image + kernel,
+        "jit(step)/while/body/take": 6 * (4 * part + 4 * 8 + 4 + 2 * part),
+        "jit(step)/while/body/dot_general": 6 * (2 * part + 2 * 8 * 4 + 4 * 16 * 4),
+        "jit(step)/add": 2 * 4 * 6 * part,
+    }
+    assert Program(text).started() == 1 + 6 * 2 + 1
+
+
 def test_collectives_have_their_bytes():
     size = 3 * 8 * 128 * 4
     assert Program(TEXT).collectives() == [("all-reduce", size, 0, "jit(step)/norm/psum")]

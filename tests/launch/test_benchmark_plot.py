@@ -12,9 +12,9 @@ from PIL import Image
 
 from launch import cli
 from launch.benchmark import __main__ as benchmark
-from launch.benchmark import plot, report, results, spatial_conv, spatial_conv_tpu
-from ssa_jax.experiment import ahead_of_time
-from ssa_jax.experiment.ahead_of_time import Chip
+from launch.benchmark import plot, report, results, spatial_conv, spatial_conv_compiled
+from ssa_jax.experiment import chips
+from ssa_jax.experiment.chips import Chip
 from tests.support import ROOT
 
 SMALL = (
@@ -35,11 +35,11 @@ def files(tmp_path):
     measured = results.Results(tmp_path / "cpu", "spatial_conv", lambda: CPU)
     rows = [row(8, ms="2 [1, 4]"), row(4, ms="0.5 [0.4, 0.6]"), row(4, "unrolled", ms="3 [3, 3]")]
     measured.add("Speed", [*rows, row(4, C=128, ms="9 [9, 9]")])
-    compiled = results.Results(tmp_path / "tpu", "spatial_conv_tpu", lambda: CPU)
+    compiled = results.Results(tmp_path / "tpu", "spatial_conv_compiled", lambda: CPU)
     for topology in ("v5e:2x2", "v6e:2x2"):
         programs = [row(4, dtype="bfloat16"), row(8, dtype="bfloat16", **{"HLO instructions": 70})]
-        compiled.add(spatial_conv_tpu.COMPILED, [{"topology": topology} | x for x in programs])
-    return tmp_path / "cpu/spatial_conv.json", tmp_path / "tpu/spatial_conv_tpu.json"
+        compiled.add(spatial_conv_compiled.COMPILED, [{"topology": topology} | x for x in programs])
+    return tmp_path / "cpu/spatial_conv.json", tmp_path / "tpu/spatial_conv_compiled.json"
 
 
 def test_backends_of_files_are_drawn_side_by_side(files, tmp_path):
@@ -62,7 +62,7 @@ def test_what_a_panel_shows(files):
         "unrolled": [(4, 3.0, 3.0, 3.0)],
     }
     v5e, v6e = plot._chosen(files[1], {})
-    assert [v5e.label, v6e.label] == ["TPU v5e:2x2, compiled only", "TPU v6e:2x2, compiled only"]
+    assert [v5e.label, v6e.label] == ["v5e:2x2, compiled only", "TPU v6e:2x2, compiled only"]
     assert plot.curves(v5e, "HLO instructions", "rows") == {"scan": [(4, 100), (8, 70)]}
     assert plot.curves(v5e, "ms", "rows") == {}
 
@@ -96,14 +96,14 @@ def test_results_of_another_measurement_are_refused(tmp_path):
 def test_programs_are_described_case_by_case(tmp_path, monkeypatch):
     """The CPU stands in for the chip: what is counted does not depend on it."""
     chip = jax.devices()[0]
-    monkeypatch.setattr(spatial_conv_tpu, "devices_of", lambda topology: [chip])
-    monkeypatch.setattr(spatial_conv_tpu, "compile_anew", lambda: None)
-    monkeypatch.setitem(ahead_of_time.CHIPS, chip.device_kind, Chip(16, 1, 1))
-    monkeypatch.setitem(ahead_of_time.PEAKS, chip.device_kind, 1)
+    monkeypatch.setattr(spatial_conv_compiled, "devices_of", lambda topology: [chip])
+    monkeypatch.setattr(spatial_conv_compiled, "compile_anew", lambda: None)
+    monkeypatch.setitem(chips.CHIPS, chip.device_kind, Chip(16, 1, 1))
+    monkeypatch.setitem(chips.PEAKS, chip.device_kind, 1)
     arguments = [*SMALL, "--forms", "scan", "unrolled", "--out", str(tmp_path)]
     benchmark.main(arguments)
-    written = (tmp_path / "spatial_conv_tpu.json").read_bytes()
-    scan, unrolled = json.loads(written)[spatial_conv_tpu.COMPILED]
+    written = (tmp_path / "spatial_conv_compiled.json").read_bytes()
+    scan, unrolled = json.loads(written)[spatial_conv_compiled.COMPILED]
     case = spatial_conv.Case((1, 8, 8), 16, 3, "float32", spatial_conv.FORWARD)
     operations, traffic = spatial_conv.work(case)
     for found in (scan, unrolled):
@@ -114,8 +114,8 @@ def test_programs_are_described_case_by_case(tmp_path, monkeypatch):
         assert found["memory ms"] == pytest.approx(found["traffic MB"])  # at 1 GB a second
     assert unrolled["HLO instructions"] > scan["HLO instructions"]
     benchmark.main([*arguments, "--resume"])
-    assert (tmp_path / "spatial_conv_tpu.json").read_bytes() == written
-    assert "compiled for TPUs that were not at hand" in report.sections([tmp_path])
+    assert (tmp_path / "spatial_conv_compiled.json").read_bytes() == written
+    assert "compiled for chips that were not at hand" in report.sections([tmp_path])
 
 
 @pytest.mark.slow
@@ -127,6 +127,8 @@ def test_every_implementation_compiles_for_a_tpu(tmp_path):
     environment = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "spatial_conv_tpu.json").read_text())[spatial_conv_tpu.COMPILED]
+    rows = json.loads((tmp_path / "spatial_conv_compiled.json").read_text())[
+        spatial_conv_compiled.COMPILED
+    ]
     assert [found["form"] for found in rows] == ["scan", "custom_vjp", "unrolled", "pallas"]
     assert all(found["code MB"] > 0 and found["traffic MB"] > 0 for found in rows)

@@ -5,17 +5,27 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from launch import cli
 from launch import compile as command
-from ssa_jax.experiment import ahead_of_time
-from ssa_jax.experiment.ahead_of_time import CHIPS, Report, layer_of, network_seconds
+from ssa_jax.experiment import ahead_of_time, chips
+from ssa_jax.experiment.ahead_of_time import Report
+from ssa_jax.experiment.chips import CHIPS, network_seconds, shape_of
 from ssa_jax.experiment.hlo import Collective
 
 TINY = (
     "--config", "ct_phantom", "--config.data.image_size=32", "--config.model.stage_sizes=1,1,1,1",
     "--config.model.dtype=bfloat16", "--batch", "2",
 )  # fmt: skip
+
+
+def cuda_compiler():
+    """Whether one of JAX's plugins for CUDA is installed."""
+    names = (f"jax_plugins.xla_cuda{version}" for version in (12, 13))
+    has_plugins = importlib.util.find_spec("jax_plugins") is not None
+    return has_plugins and any(importlib.util.find_spec(name) for name in names)
 
 
 REPORT = Report(
@@ -52,28 +62,51 @@ def test_network_time_is_bytes_twice_one_way_and_hops():
     assert network_seconds(grouped, (16, 16), chip) == pytest.approx(8e-6)
 
 
-@pytest.mark.parametrize(
-    ("scope", "layer"),
-    [
-        ("jit(step)/shard_map/jvp(SSANet)/encoder/stem_norm/psum", "stem"),
-        ("jit(step)/transpose(jvp(SSANet))/encoder/stage3_block1/conv2/mul", "stage3 backward"),
-        ("jit(step)/transpose(jvp(SSANet))/encoder/select_and_scatter", "stem backward"),
-        ("jit(step)/jvp(SSANet)/spatial_conv/while/body/dot_general", "spatial_conv"),
-        ("jit(step)/jvp(SSANet)/decoder/decoder._head/head_conv2/conv", "head"),
-        ("jit(step)/jvp(SSANet)/decoder/layer2/conv1/dot", "decoder layer2"),
-        ("jit(step)/jvp(SSANet)/integer_pow", "attention"),
-        ("jit(step)/mul", "outside the network"),
-        ("", "outside the network"),
-    ],
-)
-def test_layer_of_a_scope(scope, layer):
-    assert layer_of(scope) == layer
+def test_programs_for_two_kinds_of_chip_are_told_apart(monkeypatch):
+    # Before its compilation the program is the same.
+    monkeypatch.setattr(ahead_of_time, "devices_of", lambda topology: jax.devices("cpu")[:1])
+    _, settings = cli.parse_with_settings(cli.make_parser("compile", ""), TINY[:-2])
+    first, second = (
+        ahead_of_time.trace_for(settings, topology, "prediction", 1)
+        for topology in ("a100", "h100")
+    )
+    assert first.lowered.as_text() == second.lowered.as_text()
+    assert first.report.sha256 != second.report.sha256
+
+
+def test_axes_of_a_topology():
+    assert shape_of("v5p:2x2x1") == (2, 2, 1)
+    assert shape_of("h100:8") == (8,)
+    assert shape_of("h100") == (1,)
 
 
 def test_without_libtpu_the_package_is_named(monkeypatch):
-    monkeypatch.setattr(ahead_of_time.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'ssa_jax\[tpu\]'"):
         command.main([*TINY, "--topology", "v5e:2x2"])
+
+
+def test_without_the_cuda_compiler_its_package_is_named(monkeypatch):
+    def missing(**described):
+        raise NotImplementedError
+
+    monkeypatch.setattr(chips.topologies, "get_topology_desc", missing)
+    with pytest.raises(ValueError, match=r"pip install 'ssa_jax\[cuda\]'"):
+        command.main([*TINY, "--topology", "h100"])
+
+
+def test_traffic_is_listed_beside_the_least_possible():
+    found = report(
+        layers={"head": 3_000_000, "attention": 1_000_000}, least={"head": 2_000_000, "stem": 500}
+    )
+    rows = [line.split() for line in command.remarks(found, layers=True)[1:]]
+    assert rows == [
+        ["layer", "MB", "least", "MB"],
+        ["head", "3", "2"],
+        ["attention", "1", "0"],
+        ["stem", "0", "0"],
+    ]
+    assert command.cells(found)[8] == "0.00" and found.least_gb == 0.0020005
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, capsys):
@@ -91,11 +124,9 @@ def test_what_does_not_fit_is_said():
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_a_small_network_compiles_for_a_tpu_and_is_not_compiled_again(tmp_path):
-    out = tmp_path / "v5e.json"
-    arguments = [sys.executable, "-m", "launch.compile", *TINY, "--topology", "v5e:2x2"]
+def compiled(topology, out):
+    """Run the command twice; returns what was written and the first run's error output."""
+    arguments = [sys.executable, "-m", "launch.compile", *TINY, "--topology", topology]
     arguments += ["--programs", "step", "--layers", "--out", str(out)]
     environment = {**os.environ, "XLA_FLAGS": ""}
 
@@ -108,9 +139,26 @@ def test_a_small_network_compiles_for_a_tpu_and_is_not_compiled_again(tmp_path):
     assert "compiling the step" in first.stderr and "compiling" not in second.stderr
     assert first.stdout == second.stdout
     (row,) = [row for row in json.loads(out.read_text()).values() if isinstance(row, dict)]
-    assert row["chips"] == 4 and row["kind"] == "TPU v5 lite"
     # Parameters, moments and moving average in float32 are read and written at least once.
     assert row["traffic_gb"] > row["state_gb"] * 0.9 > 0.1
     assert row["layers"]["outside the network"] > 0.5 * row["traffic_gb"] * 1e9
+    return row
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_small_network_compiles_for_a_tpu_and_is_not_compiled_again(tmp_path):
+    row = compiled("v5e:2x2", tmp_path / "v5e.json")
+    assert row["chips"] == 4 and row["kind"] == "TPU v5 lite"
     number, size = row["collectives"]["all-reduce"]
     assert number > 20 and size > 0.03 * row["state_gb"] * 1e9  # statistics, and the gradients
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cuda_compiler(), reason="the CUDA compiler is not installed")
+def test_a_small_network_compiles_for_a_gpu_and_is_not_compiled_again(tmp_path):
+    row = compiled("h100", tmp_path / "h100.json")
+    assert row["chips"] == 1 and row["kind"] == "NVIDIA H100 80GB HBM3"
+    assert not row["collectives"] and row["network_ms"] == 0.0
+    least = sum(row["least"].values()) / 1e9
+    assert row["state_gb"] < least < row["traffic_gb"] < 3 * least

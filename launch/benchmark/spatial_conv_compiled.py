@@ -1,4 +1,4 @@
-"""Programs of the spatial convolution for TPUs that are not at hand: compiled, not run."""
+"""Programs of the spatial convolution for TPUs and GPUs that are not at hand: not run."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,26 +11,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from launch.benchmark import results
 from launch.benchmark.spatial_conv import Case, cases, compile_with_facts, implementations, work
 from launch.benchmark.timing import identity
-from ssa_jax.experiment.ahead_of_time import BACKEND, devices_of, least_ms
+from ssa_jax.experiment.chips import devices_of, least_ms
 from ssa_jax.experiment.compiled import compile_anew
 from ssa_jax.experiment.hlo import Program
 from ssa_jax.ops import tuning
 from ssa_jax.ops.spatial_conv import PASSES
 
-NAME = "spatial_conv_tpu"  # of the files
-COMPILED = "Compiled for TPUs, not run"  # title of the table
+NAME = "spatial_conv_compiled"  # of the files
+COMPILED = "Compiled for chips that are not at hand"  # title of the table
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Compile every case for a chip of each topology; write `spatial_conv_tpu.json` and `.md`.
+    """Compile every case for a chip of each topology; write `spatial_conv_compiled.json` and `.md`.
 
     Args:
         options: see `spatial_conv.add_options`, with `out`.
 
     Raises:
-        ValueError: libtpu is missing, or an unknown topology.
+        ValueError: the compiler is missing, or an unknown topology.
     """
-    compile_anew()  # a program in the cache is of no use: reading it needs the TPU
+    compile_anew()  # a program in the cache is of no use: reading it needs the chip
     chips = {topology: devices_of(topology)[0] for topology in options.topology}
     found = results.Results(options.out, NAME, identity, resume=options.resume)
     for topology, chip in chips.items():
@@ -50,7 +50,7 @@ def _programs(case: Case, chip: Any, options: argparse.Namespace) -> Iterator[di
     arguments = x, {name: kernel for name, _, _ in PASSES}, x
     operations = work(case).operations
     for name, function in implementations(case.direction, options).items():
-        with tuning.compiling_for(BACKEND):
+        with tuning.compiling_for(chip.platform):
             compiled, facts = compile_with_facts(function, arguments)
         traffic = sum(Program(compiled.as_text()).traffic().values())
         arithmetic, moving = least_ms(chip.device_kind, operations, traffic)
