@@ -62,7 +62,7 @@ def test_what_a_panel_shows(files):
         "unrolled": [(4, 3.0, 3.0, 3.0)],
     }
     v5e, v6e = plot._chosen(files[1], {})
-    assert [v5e.label, v6e.label] == ["v5e:2x2, compiled only", "TPU v6e:2x2, compiled only"]
+    assert [v5e.label, v6e.label] == ["v5e:2x2, compiled only", "v6e:2x2, compiled only"]
     assert plot.curves(v5e, "HLO instructions", "rows") == {"scan": [(4, 100), (8, 70)]}
     assert plot.curves(v5e, "ms", "rows") == {}
 
