@@ -117,12 +117,7 @@ def record(
             "classes": classes,
             "mean_over_mirror_images": network.settings.eval.flip,
         },
-        "preprocessing": asdict(prepared)
-        | {
-            "hu_window": list(HU_WINDOW),
-            "percentiles": list(PERCENTILES),
-            "crop_margin": CROP_MARGIN,
-        },
+        "preprocessing": _numbers(prepared),
         "from_slice_to_image": _to_image(prepared),
         "from_prob_to_labels": _to_labels(prepared, len(network.class_names)),
         "check": dict(check) | {"batches": list(check["batches"])},
@@ -160,7 +155,17 @@ def _lungs(network: "Network") -> str:
     """Say what lung masks a network was trained with."""
     if network.preprocessing.lung_mask == "none":
         return "none"
-    return str(network.provenance.lungs or "unknown")
+    made_up = "those of the made-up chests" if network.provenance.phantoms else "unknown"
+    return str(network.provenance.lungs or made_up)
+
+
+def _numbers(prepared: Preprocessing) -> dict[str, Any]:
+    """Return the options and constants of the preprocessing that slices of this kind need."""
+    used = asdict(prepared) | {"hu_window": list(HU_WINDOW), "crop_margin": CROP_MARGIN}
+    if prepared.intensity == "hu":
+        del used["grey_values"]
+        return used
+    return used | {"percentiles": list(PERCENTILES)}
 
 
 def _array(told: Mapping[str, Any]) -> str:

@@ -213,6 +213,8 @@ def test_the_steps_beside_the_file_make_the_image(network, tmp_path, intensity):
     item = Slice(hu if intensity == "hu" else grey, None, lung, "a", "a", None)
     prepared = Preprocessing(SIDE, intensity, "file", lung_dilation=2)
     told = record_of(network, prepared, tmp_path)
+    for name in ("grey_values", "percentiles"):
+        assert (name in told["preprocessing"]) == (intensity == "uint8")
     steps = " ".join(told["from_slice_to_image"])
     assert "grown by a disc of 2 pixels" in steps
     assert ("(HU + 1250) / 1500, clipped to [0, 1]" in steps) == (intensity == "hu")
