@@ -5,7 +5,7 @@ Writes its inference, weights included, as one file (`network.onnx` for ONNX Run
 made from a slice and what the numbers mean (`README.md`, and `preprocessing.json` for programs).
 The file takes images [B, S, S, C] float32 and gives probabilities [B, S, S, K] float32, averaged
 over mirror images if the workdir's eval.flip says so. It is read back and compared with the network
-before anything stays. Needs the extra `export`: pip install "ssa_jax[export]".
+before anything stays. Needs the extra `export`: onnx and onnxruntime, or flatbuffers.
 """
 
 import argparse

@@ -160,7 +160,7 @@ def _no_decoder(dataset: pydicom.Dataset, image: Image) -> ValueError:
     name = dataset.file_meta.TransferSyntaxUID.name
     return ValueError(
         f"{image.path}: is compressed as {name}, for which no decoder is installed; pip install "
-        f"'ssa_jax[dicom]' (imagecodecs, pylibjpeg-openjpeg), or {AGAIN} uncompressed"
+        f"imagecodecs pylibjpeg-openjpeg (the extra dicom), or {AGAIN} uncompressed"
     )
 
 

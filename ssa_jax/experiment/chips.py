@@ -127,14 +127,14 @@ def devices_of(topology: str) -> list[Any]:
     if name not in GPUS and importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"--topology {topology}: not one of {', '.join(GPUS)}, and the package libtpu, which "
-            "compiles for TPUs, is missing: pip install 'ssa_jax[tpu]'"
+            "compiles for TPUs, is missing: pip install 'jax[tpu]'"
         )
     try:
         described = _gpus(name, int(number or 1)) if name in GPUS else _tpus(topology)
     except NotImplementedError:
         raise ValueError(
             f"--topology {topology}: the package jax-cuda13-plugin, which compiles for GPUs, is "
-            "missing: pip install 'ssa_jax[cuda]'"
+            "missing: pip install 'jax[cuda13]'"
         ) from None
     except (ValueError, jax.errors.JaxRuntimeError) as error:
         raise ValueError(

@@ -137,7 +137,7 @@ def _require(format: str) -> None:
         except ImportError as error:
             raise ValueError(
                 f"the format {format} needs the package {name}, which is not installed; "
-                "pip install 'ssa_jax[export]' (onnx, onnxruntime, flatbuffers)"
+                f"pip install {' '.join(NEEDS[format])} (the extra export)"
             ) from error
 
 

@@ -159,7 +159,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, workdir, form, monk
     status, _, errors = run(capsys, workdir, "--format", form, "--out", tmp_path / "out")
     assert (status, errors.count("\n")) == (2, 1)
     assert f"needs the package {missing}, which is not installed" in errors
-    assert "pip install 'ssa_jax[export]'" in errors
+    assert f"pip install {' '.join(export.NEEDS[form])} (the extra export)" in errors
     assert not (tmp_path / "out").exists()
 
 

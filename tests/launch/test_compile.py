@@ -82,7 +82,7 @@ def test_axes_of_a_topology():
 
 def test_without_libtpu_the_package_is_named(monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'ssa_jax\[tpu\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'jax\[tpu\]'"):
         command.main([*TINY, "--topology", "v5e:2x2"])
 
 
@@ -91,7 +91,7 @@ def test_without_the_cuda_compiler_its_package_is_named(monkeypatch):
         raise NotImplementedError
 
     monkeypatch.setattr(chips.topologies, "get_topology_desc", missing)
-    with pytest.raises(ValueError, match=r"pip install 'ssa_jax\[cuda\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'jax\[cuda13\]'"):
         command.main([*TINY, "--topology", "h100"])
 
 

@@ -154,7 +154,7 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
     made.Modality, made.RescaleSlope, made.RescaleIntercept = "CT", 1, 0
     path = write(made, tmp_path / "a.dcm")
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    refused(read_dicom, path, "JPEG-LS", "pip install 'ssa_jax[dicom]' (imagecodecs")
+    refused(read_dicom, path, "JPEG-LS", "pip install imagecodecs pylibjpeg")
     path = write(dataset(np.kron(VOXELS[0], np.ones((12, 12), np.int16)), ORIGIN), tmp_path / "b",
                  JPEG2000Lossless)  # fmt: skip
     absent = types.SimpleNamespace(available_plugins=())
