@@ -117,6 +117,9 @@ def _train() -> ConfigDict:
     train.batch_size = 8  # slices in a step, over all devices
     # Neighbouring devices that share BatchNorm's statistics, 0 for all: every layer waits for them.
     train.norm_devices = 0
+    # Parts in which a device computes its share of a step, one after the other, with BatchNorm's
+    # statistics of their own: for batches whose maps do not fit into its memory.
+    train.microbatches = 1
     train.epochs = 150  # sec. 4.3.1
     train.validate_every = 1  # epochs between validations and checkpoints
     train.mapping = "pmap"  # or 'shard_map'; the same numbers

@@ -234,6 +234,15 @@ def test_devices_that_share_statistics(size, groups):
         factory.check(settings.replace({"train.norm_devices": 3}))
 
 
+@pytest.mark.parametrize("parts", [0, 3, 4])
+def test_parts_divide_a_device_s_share(parts):
+    settings = Settings.from_config(load("covid_semiseg", "cpu"))
+    two_each = settings.replace({"train.batch_size": 16, "train.microbatches": 2})
+    assert factory.local_batch(two_each) == 16
+    with pytest.raises(ValueError, match=rf"microbatches is {parts}; .* divides the 2 slices"):
+        factory.check(two_each.replace({"train.microbatches": parts}))
+
+
 def test_what_a_tpu_trained_with_its_kernel_predicts_elsewhere_but_does_not_train(monkeypatch):
     settings = Settings.from_config(load("covid_semiseg", "cpu"))
     settings = settings.replace({"model.spatial_conv_impl": "pallas", "train.batch_size": 8})

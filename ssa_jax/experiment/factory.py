@@ -258,13 +258,20 @@ def local_batch(settings: Settings) -> int:
         settings: whose `train.batch_size` is read.
 
     Raises:
-        ValueError: the batch size is not a multiple of the number of devices.
+        ValueError: the batch size is not a multiple of the number of devices, or a device's share
+            none of `train.microbatches`.
     """
     size, devices = settings.train.batch_size, jax.device_count()
     if size < 1 or size % devices:
         raise ValueError(
             f"train.batch_size is {size}; expected a positive multiple of {devices}, the number "
             "of devices"
+        )
+    parts = settings.train.microbatches
+    if parts < 1 or size // devices % parts:
+        raise ValueError(
+            f"train.microbatches is {parts}; expected a number that divides the {size // devices} "
+            "slices of a device"
         )
     return size // jax.process_count()
 

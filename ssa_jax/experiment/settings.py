@@ -100,6 +100,7 @@ class TrainSettings:
 
     batch_size: int
     norm_devices: int
+    microbatches: int
     epochs: int
     validate_every: int
     mapping: str

@@ -311,6 +311,7 @@ def make_step(
         average_decay=settings.optim.average_decay,
         teacher_eta=settings.self_train.eta if settings.train.consistency else None,
         skip_nonfinite=settings.optim.skip_nonfinite > 0,
+        microbatches=settings.train.microbatches,
     )
 
 

@@ -109,6 +109,7 @@ def make_train_step(
     average_decay: float,
     teacher_eta: float | None = None,
     skip_nonfinite: bool = False,
+    microbatches: int = 1,
 ) -> Step:
     """Make the step of one device on its share of a batch, to be mapped over `AXIS`.
 
@@ -123,6 +124,9 @@ def make_train_step(
             unlabelled slices, see `consistency.labelled_by_teacher`; None for labelled batches.
         skip_nonfinite: whether a step whose loss or gradient is not finite changes nothing but the
             step's number, and has metrics of no sample.
+        microbatches: parts in which a device computes its share of the batch, one after the other,
+            so that it keeps the maps of one alone. BatchNorm's statistics are a part's, as if each
+            were on devices of its own; gradients are averaged over all before the one update.
 
     Returns:
         `step(state, batch, class_weight) -> (state, metrics)`; the batch has 'image'
@@ -145,23 +149,26 @@ def make_train_step(
         loss, terms = total_loss(prediction, batch, class_weight, settings, epoch)
         return loss, (updates["batch_stats"], terms, prediction.logits)
 
+    def learn(state: TrainState, class_weight: Array, batch: Batch) -> tuple[Any, Any]:
+        """Return gradients, statistics and losses, which are means, and counts of pixels."""
+        (loss, (batch_stats, terms, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state, batch, class_weight
+        )
+        counts = overlap(logits, batch["mask"], batch["weight"])
+        return (gradients, batch_stats, {"loss": loss, **terms}), counts
+
     def step(
         state: TrainState, batch: Batch, class_weight: Array
     ) -> tuple[TrainState, TrainMetrics]:
         if teacher_eta is not None:
             batch = labelled_by_teacher(model, state.variables, batch, teacher_eta)
-        gradient_of = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (batch_stats, terms, logits)), gradients = gradient_of(
-            state.params, state, batch, class_weight
-        )
+        means, counts = _in_parts(partial(learn, state, class_weight), batch, microbatches)
+        gradients, batch_stats, losses = means
         gradients = _over_devices(gradients)
         if model.axis_index_groups is not None:
             batch_stats = _over_devices(batch_stats)
         metrics = TrainMetrics.single_from_model_output(
-            loss=loss,
-            gradient_norm=optax.tree.norm(gradients),
-            **terms,
-            **overlap(logits, batch["mask"], batch["weight"]),
+            gradient_norm=optax.tree.norm(gradients), **losses, **counts
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -181,6 +188,23 @@ def make_train_step(
         return new, metrics
 
     return step
+
+
+def _in_parts(
+    learn: Callable[[Batch], tuple[Any, Any]], batch: Batch, parts: int
+) -> tuple[Any, Any]:
+    """Average the first of what is learnt from each part of a batch, and add up the second."""
+    if parts == 1:
+        return learn(batch)
+    split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+
+    def add(sums: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, learn(part)), None
+
+    shapes = jax.eval_shape(learn, {k: x[0] for k, x in split.items()})
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (means, counts), _ = jax.lax.scan(add, nothing, split)
+    return jax.tree.map(lambda x: x / parts, means), counts
 
 
 def _over_devices(tree: Any) -> Any:

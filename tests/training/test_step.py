@@ -147,6 +147,29 @@ def test_groups_of_devices_have_statistics_of_their_own(mapping):
     )
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_parts_of_a_share_are_as_devices_of_their_own(way):
+    """Two parts of every device's share, against two groups of devices with a part each."""
+    state = init_state(variables_of(StandIn()), sgd(), average=True)
+    first, second = batches(2)
+    halves = jax.tree.map(lambda *parts: np.concatenate(parts), first, second)
+    groups = ((0, 1, 2, 3), (4, 5, 6, 7))
+    model = StandIn(AXIS, axis_index_groups=groups)
+    ((expected, their_metrics),) = run(train_step(model, sgd()), state, [halves], "pmap")
+    step = make_train_step(
+        StandIn(AXIS), sgd(), SETTINGS, steps_per_epoch=1, average_decay=0.5, microbatches=2
+    )
+    turns = jax.tree.map(
+        lambda a, b: np.stack([a, b], axis=1).reshape(-1, *a.shape[1:]), first, second
+    )
+    ((found, our_metrics),) = run(step, state, [turns], way)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, found, expected)
+    for name, value in their_metrics.compute().items():
+        np.testing.assert_allclose(our_metrics.compute()[name], value, rtol=1e-5, err_msg=name)
+    assert our_metrics.dsc.size == their_metrics.dsc.size > 0
+
+
 @dataclasses.dataclass
 class Recorded:
     """What a mapping made of six steps of the stand-in."""
