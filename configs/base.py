@@ -44,6 +44,9 @@ def _data() -> ConfigDict:
     data.cache_gb = 8.0
     # Processes that read and augment slices, of each training process; 0 for two of its threads.
     data.workers = 0
+    # Whether the training step augments on the device, by `augment.*` and other random numbers, so
+    # that the host only reads; for single slices, neither mixed nor of two pools.
+    data.augment_on_device = False
     return data
 
 

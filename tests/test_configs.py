@@ -3,7 +3,7 @@
 import ast
 import importlib
 import json
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 
 import jax.numpy as jnp
 import numpy as np
@@ -241,6 +241,32 @@ def test_parts_divide_a_device_s_share(parts):
     assert factory.local_batch(two_each) == 16
     with pytest.raises(ValueError, match=rf"microbatches is {parts}; .* divides the 2 slices"):
         factory.check(two_each.replace({"train.microbatches": parts}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train.consistency", True),
+        ("self_train.labelled_share", 0.5),
+        ("mixing.cutmix", 0.1),
+        ("mixing.copy_paste", 0.1),
+        ("mixing.amplitude", 0.1),
+    ],
+)
+def test_the_host_augments_what_it_mixes(name, value):
+    settings = Settings.from_config(load("covid_semiseg", "cpu"))
+    settings = settings.replace({"train.batch_size": 16, "optim.average_decay": 0.9})
+    settings = settings.replace({name: value})
+    factory.check(settings)
+    assert factory.augmentation_on_host(settings) == settings.augment
+    assert factory.augmentation_on_device(settings) is None
+    settings = settings.replace({"data.augment_on_device": True})
+    with pytest.raises(ValueError, match=rf"augment_on_device is True with {name}={value}, .*or"):
+        factory.check(settings)
+    alone = settings.replace({name: type(value)()})
+    factory.check(alone)
+    assert factory.augmentation_on_host(alone) is None
+    assert asdict(factory.augmentation_on_device(alone)) == asdict(settings.augment)
 
 
 def test_what_a_tpu_trained_with_its_kernel_predicts_elsewhere_but_does_not_train(monkeypatch):

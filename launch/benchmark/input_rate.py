@@ -69,7 +69,7 @@ def _batches(settings: Settings, slices: Sequence[Slice]) -> Any:
     return train_iterator(
         slices,
         factory.preprocessing(settings),
-        settings.augment,
+        factory.augmentation_on_host(settings),
         batch_size=settings.train.batch_size,
         seed=settings.seed,
         cache_gb=settings.data.cache_gb,

@@ -1,5 +1,6 @@
 """Construction of the objects that settings describe: network, preprocessing, loss, optimiser."""
 
+import dataclasses
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from input_pipeline.augment import Augmentation
 from input_pipeline.datasets import catalog
 from input_pipeline.preprocess import Preprocessing
 from ssa_jax.experiment.settings import Settings
@@ -14,6 +16,7 @@ from ssa_jax.models.operations import PASSES_OF_A_STEP, operations
 from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.ops import tuning
 from ssa_jax.semi_supervised.trust import Trust
+from ssa_jax.training.augment import Ranges
 from ssa_jax.training.losses import class_weights
 from ssa_jax.training.mapping import check_mapping
 from ssa_jax.training.optim import make_optimizer, make_schedule
@@ -140,6 +143,26 @@ def preprocessing(settings: Settings) -> Preprocessing:
         lung_dilation=settings.data.lung_dilation,
         grey_values=settings.data.grey_values,
     )
+
+
+def augmentation_on_host(settings: Settings) -> Augmentation | None:
+    """Return the random changes that the input pipeline makes; None if the step makes them.
+
+    Args:
+        settings: whose data and augment groups are read.
+    """
+    return None if settings.data.augment_on_device else settings.augment
+
+
+def augmentation_on_device(settings: Settings) -> Ranges | None:
+    """Return the random changes that the training step makes; None if the input pipeline does.
+
+    Args:
+        settings: whose data and augment groups are read.
+    """
+    if not settings.data.augment_on_device:
+        return None
+    return Ranges(**dataclasses.asdict(settings.augment))
 
 
 def class_weight(settings: Settings, pixels: Sequence[float]) -> tuple[float, ...]:
@@ -302,6 +325,24 @@ def check(settings: Settings) -> None:
     check_mapping(settings.train.mapping)
     if settings.train.consistency:
         _check_consistency(settings)
+    if settings.data.augment_on_device:
+        _check_on_device(settings)
+
+
+def _check_on_device(settings: Settings) -> None:
+    """Check that nothing on the host needs the augmented slices."""
+    on_host = {
+        "train.consistency": settings.train.consistency,
+        "self_train.labelled_share": settings.self_train.labelled_share,
+        **{f"mixing.{name}": v for name, v in dataclasses.asdict(settings.mixing).items()},
+    }
+    for name, value in on_host.items():
+        if value:
+            raise ValueError(
+                f"data.augment_on_device is True with {name}={value}, for which the input pipeline "
+                f"needs augmented slices; expected data.augment_on_device=False or "
+                f"{name}={type(value)()}"
+            )
 
 
 def _check_consistency(settings: Settings) -> None:

@@ -38,6 +38,7 @@ class DataSettings:
     grey_values: str
     cache_gb: float
     workers: int
+    augment_on_device: bool
 
 
 @dataclass(frozen=True)

@@ -312,6 +312,8 @@ def make_step(
         teacher_eta=settings.self_train.eta if settings.train.consistency else None,
         skip_nonfinite=settings.optim.skip_nonfinite > 0,
         microbatches=settings.train.microbatches,
+        augmentation=factory.augmentation_on_device(settings),
+        seed=settings.seed,
     )
 
 
@@ -417,7 +419,8 @@ def _batches(
         )
     options |= {"batch_size": size, "mixing": settings.mixing}
     if not others:
-        return train_iterator(training, preprocessing, augmentation, **options)
+        on_host = factory.augmentation_on_host(settings)
+        return train_iterator(training, preprocessing, on_host, **options)
     return two_pool_iterator(
         labelled,
         Pool(others, strong),

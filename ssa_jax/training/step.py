@@ -14,6 +14,7 @@ from jax import Array
 
 from ssa_jax.models.attention import attention_loss_terms, attention_weight
 from ssa_jax.models.ssa_net import Prediction, SSANet, probabilities
+from ssa_jax.training.augment import Ranges, augmented, slice_keys
 from ssa_jax.training.consistency import labelled_by_teacher
 from ssa_jax.training.losses import segmentation_losses
 from ssa_jax.training.state import TrainState
@@ -110,6 +111,8 @@ def make_train_step(
     teacher_eta: float | None = None,
     skip_nonfinite: bool = False,
     microbatches: int = 1,
+    augmentation: Ranges | None = None,
+    seed: int = 0,
 ) -> Step:
     """Make the step of one device on its share of a batch, to be mapped over `AXIS`.
 
@@ -127,6 +130,9 @@ def make_train_step(
         microbatches: parts in which a device computes its share of the batch, one after the other,
             so that it keeps the maps of one alone. BatchNorm's statistics are a part's, as if each
             were on devices of its own; gradients are averaged over all before the one update.
+        augmentation: random changes to the slices before anything else, by the step's number and a
+            slice's place in the batch of all devices; None for none.
+        seed: of these changes.
 
     Returns:
         `step(state, batch, class_weight) -> (state, metrics)`; the batch has 'image'
@@ -160,6 +166,9 @@ def make_train_step(
     def step(
         state: TrainState, batch: Batch, class_weight: Array
     ) -> tuple[TrainState, TrainMetrics]:
+        if augmentation is not None:
+            keys = slice_keys(seed, state.step, _places(len(batch["image"]), jax.process_count()))
+            batch = augmented(keys, batch, augmentation)
         if teacher_eta is not None:
             batch = labelled_by_teacher(model, state.variables, batch, teacher_eta)
         means, counts = _in_parts(partial(learn, state, class_weight), batch, microbatches)
@@ -188,6 +197,15 @@ def make_train_step(
         return new, metrics
 
     return step
+
+
+def _places(count: int, processes: int) -> Array:
+    """Return the places in the whole batch of a device's slices, which the processes take in turn.
+
+    So the places do not depend on the number of devices or processes, see `loader.train_iterator`.
+    """
+    process, device = jnp.divmod(jax.lax.axis_index(AXIS), jax.lax.axis_size(AXIS) // processes)
+    return (device * count + jnp.arange(count)) * processes + process
 
 
 def _in_parts(

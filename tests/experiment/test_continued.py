@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from input_pipeline import loader
 from launch import ablate_self_train, cross_validate, evaluate, prepare, self_train, train
 from ssa_jax.experiment import data, lock, training
 from ssa_jax.experiment import workdir as workdirs
@@ -77,6 +78,16 @@ def test_the_places_of_a_copy_may_differ(here, sound):
     config = json.loads((here / "cut/config.json").read_text())
     assert config["data"]["data_dir"] == str(here / "records")
     assert not list(here.rglob(".lock*"))
+
+
+def test_slices_augmented_on_the_device_are_the_same_when_it_goes_on(here, sound):
+    flags = [given(here, name, **{"data.augment_on_device": True}) for name in ("whole", "parts")]
+    with mock.patch.object(loader, "augment", side_effect=AssertionError("on the host")):
+        assert run(train.main, flags[0]).status == 0
+        with stopped_at(TOTAL - 1):
+            assert run(train.main, flags[1]).status == 130
+        assert run(train.main, flags[1]).status == 0
+    assert last_state(here / "parts") == last_state(here / "whole") != last_state(sound / "over")
 
 
 def test_a_training_that_is_over_goes_on_with_more_epochs(here):
