@@ -30,7 +30,10 @@ def main(arguments: list[str]) -> None:
     """Read the flags, compile every program and print a row for each."""
     parser = cli.make_parser("compile", __doc__)
     parser.add_argument(
-        "--topology", nargs="+", required=True, help="v5e:2x2 to v5e:16x16, ..., h100, h100:8, ..."
+        "--topology",
+        nargs="+",
+        required=True,
+        help="v5e:2x2 to v5e:16x16, v6e:2x2, v5p:2x2x1, a100, h100, h200, h100:8, ...",
     )
     parser.add_argument("--batch", type=cli.positive_int, default=8, help="slices a chip [8]")
     parser.add_argument(

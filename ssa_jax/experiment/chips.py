@@ -124,10 +124,12 @@ def devices_of(topology: str) -> list[Any]:
     """
     jax.config.update("jax_platforms", "cpu")
     name, _, number = topology.partition(":")
+    if name not in GPUS and not (name[:1] == "v" and name[1:2].isdigit()):
+        raise ValueError(f"--topology {topology}: there is none such; expected {EXPECTED}")
     if name not in GPUS and importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"--topology {topology}: not one of {', '.join(GPUS)}, and the package libtpu, which "
-            "compiles for TPUs, is missing: pip install 'jax[tpu]'"
+            f"--topology {topology}: the package libtpu, which compiles for TPUs, is missing: in "
+            "an environment of its own, pip install 'jax[tpu]'"
         )
     try:
         described = _gpus(name, int(number or 1)) if name in GPUS else _tpus(topology)

@@ -84,6 +84,8 @@ def test_without_libtpu_the_package_is_named(monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'jax\[tpu\]'"):
         command.main([*TINY, "--topology", "v5e:2x2"])
+    with pytest.raises(ValueError, match="b200: there is none such; expected v5e:4x4, v6e:2x2"):
+        command.main([*TINY, "--topology", "b200"])
 
 
 def test_without_the_cuda_compiler_its_package_is_named(monkeypatch):
