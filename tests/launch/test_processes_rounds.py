@@ -52,6 +52,7 @@ def test_evaluations_are_equal_to_the_last_digit(alone, tmp_path):
     assert found[0]["cases.csv"].count(b"\n") > 6
 
 
+@pytest.mark.long
 def test_an_evaluation_by_two_processes_stops_when_one_gets_sigterm(alone, tmp_path):
     flags = ["--workdir", str(alone / "fold_1/round_02"), "--which", "last", "--quiet"]
     flags += ["--out", str(tmp_path / "out")]

@@ -215,7 +215,7 @@ def run_step(step, state, batch, way):
     return mapped.fetch(mapped.step(place_state(state), place_batch(batch)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_sees_its_slices_changed_whatever_the_devices():
     """As one device would if the batch had been changed beforehand, by the second step's keys."""
     optimizer, (batch,) = optax.sgd(0.1), batches(1, batch=16)
