@@ -181,7 +181,7 @@ def _compared(
     for name, function in implementations(case.direction, options).items():
         compiled, facts[name] = compile_with_facts(function, arguments)
         clocks[name] = partial(second_run, partial(_run, compiled, arguments))
-    maker = partial(torch_runs, *case)
+    maker = partial(torch_runs, case)
     with in_processes({"PyTorch's loop": maker} if torch_installed() else {}) as theirs:
         seconds = read_in_turns(clocks | theirs, options.repeats)
     best = best_of({name: seconds[name] for name in theirs}) if theirs else None
@@ -345,22 +345,16 @@ def least_seconds(case: Case, about: Mapping[str, Any]) -> float:
     )
 
 
-def torch_runs(
-    shape: Shape, channels: int, size: int, dtype: str, direction: str
-) -> dict[str, Run]:
+def torch_runs(case: Case) -> dict[str, Run]:
     """Make the runs of PyTorch's loop in both memory layouts.
 
     Args:
-        shape: B, H, W.
-        channels: C.
-        size: k.
-        dtype: of the computation.
-        direction: forward, or forward and backward.
+        case: see `Case`.
     """
     from launch.benchmark import torch_twin
 
-    x, kernels = random_case(shape, channels, size)
-    return torch_twin.spatial_conv_runs(x, kernels, dtype, backward=direction == BOTH)
+    x, kernels = random_case(case.shape, case.channels, case.size)
+    return torch_twin.spatial_conv_runs(x, kernels, case.dtype, backward=case.direction == BOTH)
 
 
 def _compile_times(side: int, options: argparse.Namespace) -> list[dict[str, Any]]:
