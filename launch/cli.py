@@ -97,6 +97,8 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
             raise
         if not isinstance(error, distributed.DecidedElsewhere):
             print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
+        if distributed.connected() and distributed.of_runtime(error):
+            distributed.wait_for_the_dead()
         _leave(USER_ERROR)
     except InputsFailed as error:
         print(f"error: {_text(error)}", file=sys.stderr)

@@ -5,6 +5,7 @@ A decision that leads to a file or to a collective operation is taken by the mai
 """
 
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,9 @@ AUTO, OFF = "auto", "off"
 CONNECT_SECONDS = 300  # that a process waits for the others at the start
 HEARTBEAT_SECONDS = 60  # without a sign of life after which a process counts as dead
 NOTICE_SECONDS = 6  # that the others take to learn it
+# With which JAX's runtime begins the text of an error, of whatever class, here those of a lost
+# connection: https://grpc.io/docs/guides/status-codes
+STATUS_CODE = re.compile(r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 
 
 class DecidedElsewhere(ValueError):
@@ -93,6 +97,18 @@ def _initialize(
 def connected() -> bool:
     """Return whether this process is one of several that are connected."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def of_runtime(error: Exception) -> bool:
+    """Return whether JAX's runtime raised an error, as where a process has lost another.
+
+    It does so with a ValueError too, where the value of an array is fetched that it failed to
+    compute.
+
+    Args:
+        error: any.
+    """
+    return isinstance(error, jax.errors.JaxRuntimeError) or bool(STATUS_CODE.match(str(error)))
 
 
 def wait_for_the_dead() -> None:
