@@ -53,7 +53,15 @@ def init_variables(model: SSANet, key: Array, channels: int) -> Variables:
         'params' and 'batch_stats'.
     """
     image = jnp.zeros((1, 32, 32, channels), jnp.float32)
-    variables = jax.jit(lambda k: model.init(k, image, train=False))(key)
+
+    def init(key: Array) -> Any:
+        return model.init(key, image, train=False)
+
+    if isinstance(key, jax.core.Tracer):  # for the shapes alone
+        variables = init(key)
+    else:  # at level 1 a CPU compiles it in half the time, and it draws the same bits
+        level = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        variables = jax.jit(init, compiler_options=level)(key)
     return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ssa_jax.models.ssa_net import SSANet, nested_logits, probabilities
+from ssa_jax.training.state import init_variables
 from tests.support.golden_numbers import relative_error
 
 pytestmark = pytest.mark.slow
@@ -155,3 +156,11 @@ def test_a_nested_head_has_one_decision_for_each_class():
     assert prediction.logits.shape == (2, 64, 96, 3)
     assert count(plain) - count(nested) == 9 * 32 + 1  # kernel and bias of one output
     assert variables["params"]["decoder"]["head_conv3"]["bias"].shape == (2,)
+
+
+@pytest.mark.long
+def test_initial_weights_do_not_depend_on_how_well_they_are_compiled():
+    model, key = SSANet(stage_sizes=(1, 1, 1, 1)), jax.random.key(3)
+    options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    best = jax.jit(lambda key: init_variables(model, key, 2), compiler_options=options)(key)
+    jax.tree.map(np.testing.assert_array_equal, init_variables(model, key, 2), best)
