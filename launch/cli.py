@@ -233,6 +233,24 @@ def shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def add_workdirs_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --workdir for one trained network or several.
+
+    Args:
+        parser: to add it to.
+    """
+    parser.add_argument(
+        "--workdir",
+        dest="workdirs",
+        action="append",
+        type=local_path,
+        required=True,
+        metavar="WORKDIR",
+        help="folder of a trained network, or of cross_validate for the networks of its folds; may "
+        "be given several times: the mean of the networks' probabilities counts",
+    )
+
+
 def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag of the type in which a trained network computes.
 

@@ -5,24 +5,26 @@ and class) and, with `--pictures N`, an overlay for each of the first N slices i
 the first 12 of them in `pictures.png`. They replace an earlier evaluation in the same folder.
 Where slices make up volumes, the `standard` block is over whole volumes in 3-D (`volumes.csv`) and
 `paper_compat` over slices.
+
+Of several workdirs the mean of the networks' probabilities is scored, on slices that none of them
+was trained on.
 """
 
 import sys
+from functools import partial
 
 from launch import cli
 from ssa_jax.evaluation.summary import format_table
 from ssa_jax.experiment.data import VALIDATION
 from ssa_jax.experiment.evaluation import evaluate
-from ssa_jax.experiment.workdir import load_settings
+from ssa_jax.experiment.workdir import load_settings, with_folds
 from ssa_jax.training.checkpoint import WHICH
 
 
 def main(arguments: list[str]) -> None:
     """Read the flags, evaluate and print the table."""
     parser = cli.make_parser("evaluate", __doc__)
-    parser.add_argument(
-        "--workdir", type=cli.local_path, required=True, help="folder of a trained network"
-    )
+    cli.add_workdirs_flag(parser)
     parser.add_argument(
         "--split",
         default=VALIDATION,
@@ -31,7 +33,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--which", choices=WHICH, default="best", help="which checkpoint [best]")
     parser.add_argument(
-        "--out", type=cli.local_path, help="folder to write to [WORKDIR/evaluation/SPLIT]"
+        "--out",
+        type=cli.local_path,
+        help="folder to write to, needed with several workdirs [WORKDIR/evaluation/SPLIT]",
     )
     parser.add_argument(
         "--data-dir", type=cli.local_path, help="where the records are, if they moved"
@@ -44,13 +48,19 @@ def main(arguments: list[str]) -> None:
     cli.start_processes(options)
     if options.pictures < 0:
         parser.error(f"--pictures is {options.pictures}; expected 0 or more")
-    settings = cli.read_once(lambda: load_settings(options.workdir)).computed_in(options.dtype)
+    workdirs = with_folds(options.workdirs)
+    if len(workdirs) > 1 and options.out is None:
+        parser.error("--out is needed with several networks")
+    read = {
+        one: cli.read_once(partial(load_settings, one)).computed_in(options.dtype)
+        for one in workdirs
+    }
     if options.data_dir is not None:
-        settings = settings.replace({"data.data_dir": str(options.data_dir.absolute())})
-    out = options.out or options.workdir / "evaluation" / options.split
+        moved = {"data.data_dir": str(options.data_dir.absolute())}
+        read = {one: settings.replace(moved) for one, settings in read.items()}
+    out = options.out or workdirs[0] / "evaluation" / options.split
     summary = evaluate(
-        settings,
-        options.workdir,
+        read,
         options.split,
         which=options.which,
         out=out,

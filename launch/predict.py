@@ -13,9 +13,10 @@ multiply by 100 to see it, or load it with numpy.asarray(PIL.Image.open(file))),
 NAME_overlay.png, to look at. areas.csv sums them up. Every picture is read before the first is
 predicted.
 
-Slices are prepared as the workdir's own configuration says, with the lungs that --lungs names. Each
-result is written when it is done. An input that cannot be used is left out, errors.csv says why,
-and the exit status is 3. The same command goes on with what is missing.
+Of several workdirs, or of one of cross_validate with its folds, the mean of the networks'
+probabilities counts. Slices are prepared as the workdir's own configuration says, with the lungs
+that --lungs names. Each result is written when it is done. An input that cannot be used is left
+out, errors.csv says why, and the exit status is 3. The same command goes on with what is missing.
 """
 
 import argparse
@@ -42,9 +43,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=cli.local_path, help="scans or pictures, or folders of them"
     )
-    parser.add_argument(
-        "--workdir", type=cli.local_path, required=True, help="folder of a trained network"
-    )
+    cli.add_workdirs_flag(parser)
     parser.add_argument("--out", type=cli.local_path, required=True, help="folder to write")
     parser.add_argument(
         "--lungs",
@@ -71,12 +70,12 @@ def main(arguments: list[str]) -> None:
         raise ValueError("some inputs are pictures and some are scans; predict each kind alone")
     if kinds == {True}:
         paths = find_pictures(options.inputs)
-        predict_pictures(options.workdir, paths, options.out, wanted, echo=echo)
+        predict_pictures(options.workdirs, paths, options.out, wanted, echo=echo)
         table = PICTURES_TABLE
     else:
         reading = Reading(options.intensity, options.series, options.axes)
         scans = find_scans(options.inputs, series=options.series)
-        predict_scans(options.workdir, scans, options.out, reading, wanted, echo=echo)
+        predict_scans(options.workdirs, scans, options.out, reading, wanted, echo=echo)
         table = SCANS_TABLE
     print(f"{options.out}: the results are summed up in {options.out / f'{table}.csv'}")
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from input_pipeline.files import UNFINISHED
 from ssa_jax.evaluation.metrics import CaseRow
 from ssa_jax.evaluation.paired import Score
-from ssa_jax.experiment.data import FOLDS_FILE, TRAIN, VALIDATION
+from ssa_jax.experiment.data import TRAIN, VALIDATION
 from ssa_jax.experiment.evaluation import read_rows, read_summary
+from ssa_jax.experiment.workdir import FOLDS_FILE
 
 TABLE = "cases.csv"
 NAMED = 3  # cases that an error names

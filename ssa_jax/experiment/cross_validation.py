@@ -148,7 +148,8 @@ def run_fold(
         except TrainingDiverged as error:
             where = f"{error} in another --workdir, as all folds train alike"
             raise TrainingDiverged(where, error.step) from error
-        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
+        scored = {network: settings}
+        evaluate(scored, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
     return out
 
 
@@ -190,14 +191,14 @@ def _choose_folds(
         check_start(settings, len(train_ids))
     parts_of = [{"train": train, "validation": held} for train, held in patient_folds]
     record = {"scheme": scheme, "folds": parts_of}
-    if (workdir / data.FOLDS_FILE).exists():
+    if (workdir / workdirs.FOLDS_FILE).exists():
         _keep(record, workdir)
     return chosen, record
 
 
 def _keep(record: dict[str, Any], workdir: Path) -> None:
     """Write the patients of the folds, or check that the workdir holds the same."""
-    keep_record(workdir / data.FOLDS_FILE, record, what="folds", mend=MEND)
+    keep_record(workdir / workdirs.FOLDS_FILE, record, what="folds", mend=MEND)
 
 
 def train_network(settings: Settings, folder: Path, *, rounds: bool, quiet: bool) -> Path:

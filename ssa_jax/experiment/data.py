@@ -18,7 +18,6 @@ from ssa_jax.training.distributed import decided
 
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", catalog.UNLABELLED
 SPLITS_FILE = "splits.json"
-FOLDS_FILE = "folds.json"  # in the folder of a cross-validation
 
 
 @dataclass(frozen=True)

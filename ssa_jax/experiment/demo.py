@@ -49,7 +49,7 @@ def run_demo(settings: Settings, out: Path, *, quiet: bool, say: Callable[[str],
     train(settings, workdir, quiet=quiet)
     say("2/4  evaluating the best network on the test patients")
     network = evaluate(
-        settings, workdir, data.TEST, which="best", out=out, pictures=PICTURES, quiet=quiet
+        {workdir: settings}, data.TEST, which="best", out=out, pictures=PICTURES, quiet=quiet
     )
     say("3/4  scoring the baseline: the best HU threshold inside the true lung")
     baseline = threshold_summary(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 
 from input_pipeline.files import atomic_directory, require_own, safe_name, write_bytes, write_json
-from input_pipeline.slices import Slice, Subset, about
+from input_pipeline.slices import Slice, Subset, about, abouts
 from input_pipeline.tables import read_table, write_table
 from input_pipeline.verified import file_sha256, read_signed, signed
 from ssa_jax.evaluation.metrics import CaseRow
@@ -30,8 +30,7 @@ TEXTS = ("unit", "outcome")  # of a case's scores; the others are numbers
 
 
 def evaluate(
-    settings: Settings,
-    workdir: Path,
+    networks: Mapping[Path, Settings],
     split: str,
     *,
     which: str,
@@ -46,8 +45,8 @@ def evaluate(
     slices; the scores are those of one.
 
     Args:
-        settings: of the workdir; `data.data_dir` may differ.
-        workdir: of a trained network.
+        networks: workdir and settings of a trained network, `data.data_dir` may differ; of several
+            the mean of their probabilities is scored, see `network.ensemble`.
         split: 'train', 'validation', 'test', ...
         which: checkpoint, 'best' or 'last'.
         out: folder for `metrics.json`, `cases.csv` (a row for each slice and class) and pictures.
@@ -57,25 +56,28 @@ def evaluate(
     Returns:
         The content of `metrics.json`: the summary of `summary.summarize`, with 'workdir', 'split',
         'checkpoint', 'step', 'config' (the groups data, model, attention and eval) and 'tables'
-        (the SHA-256 of each table).
+        (the SHA-256 of each table); of several networks 'workdir' names all, and the rest is of
+        the first.
 
     Raises:
-        ValueError: a split that does not exist or has no labels.
+        ValueError: a split that does not exist or has no labels, networks that make no ensemble, or
+            of which not all held these slices out.
         FileNotFoundError: the workdir has no such checkpoint.
         FileExistsError: `out` holds files of these names that no evaluation wrote.
     """
-    slices = data.evaluation_slices(settings, workdir, split)
+    slices = _slices(networks, split)
     decided(lambda: require_own(out, OUTPUTS, what="evaluation"))
-    _note_changes(settings, workdir)
-    net = network.restore(settings, workdir, which)
+    for workdir, settings in networks.items():
+        _note_changes(settings, workdir)
+    net = network.restore(networks, which)
     pictures = pictures if is_main_process() else 0
     with atomic_directory(out, owned=OUTPUTS) as folder:
         drawing = _Drawing(net, folder, pictures)
         rows, volumes = score_slices(net, slices, seen=drawing.add, quiet=quiet)
         drawing.finish(slices)
-        fields = settings.to_dict()
+        fields = net.settings.to_dict()
         summary = _summary(rows, volumes) | {
-            "workdir": str(workdir),
+            "workdir": net.name,
             "split": split,
             "checkpoint": which,
             "step": net.step,
@@ -227,6 +229,22 @@ def _row_of(line: Mapping[str, str], prefix: str) -> CaseRow:
             value = text if metric in TEXTS else float(text) if text else None
             row.setdefault(block, {})[metric] = value
     return cast(CaseRow, row)
+
+
+def _slices(networks: Mapping[Path, Settings], split: str) -> Sequence[Slice]:
+    """Return the slices of a split, which is the same of all networks."""
+    first: tuple[Path, list[str]] | None = None
+    for workdir, settings in networks.items():
+        slices = data.evaluation_slices(settings, workdir, split)
+        ids = [item.id for item in abouts(slices)]
+        first = first or (workdir, ids)
+        if ids != first[1]:
+            raise ValueError(
+                f"{workdir}: {split!r} holds other slices than that of {first[0]}, so one network "
+                "may have been trained on what the other held out; score an ensemble on a split "
+                "that all of its networks held out"
+            )
+    return slices
 
 
 def _note_changes(settings: Settings, workdir: Path) -> None:

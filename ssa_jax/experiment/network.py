@@ -1,8 +1,8 @@
 """A trained network with its settings, its preprocessing and its compiled prediction."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from input_pipeline.lungs.doubts import grey_doubts, lung_doubts, picture_doubts
 from input_pipeline.lungs.origin import LungOrigin
 from input_pipeline.preprocess import Preprocessing, from_grid, normalize
 from input_pipeline.slices import Slice
-from ssa_jax.evaluation.inference import Predict, make_predict, most_probable
+from ssa_jax.evaluation.inference import Output, Predict, make_predict, most_probable
 from ssa_jax.evaluation.scoring import SlicePrediction
 from ssa_jax.experiment import factory, workdir
 from ssa_jax.experiment.export import Exported, export
 from ssa_jax.experiment.lesion_volumes import missing_note
 from ssa_jax.experiment.lung_masks import lung_labels
 from ssa_jax.experiment.progress import progress
-from ssa_jax.experiment.provenance import UNKNOWN, Provenance, read_provenance
+from ssa_jax.experiment.provenance import UNKNOWN, Provenance, joined, read_provenance
 from ssa_jax.experiment.segmentation import (
     Reading,
     Segmentation,
@@ -55,7 +55,7 @@ class Network:
         name: see above.
         step: see above.
         trained_on: what it was trained on, without the hash of its weights.
-        variables: on the host; None while it is being trained.
+        variables: on the host; None of an ensemble, and while it is being trained.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Network:
     @property
     def variables(self) -> Variables:
         """Its weights, 'params' and 'batch_stats', on the host: those that `evaluate` uses."""
-        assert self._variables is not None, "a network in training has no weights of its own"
+        assert self._variables is not None, "an ensemble or a network in training has none"
         return self._variables
 
     @property
@@ -257,11 +257,13 @@ class Network:
             The files, and how the network's numbers and the file's compare.
 
         Raises:
-            ValueError: an unknown format, a batch below 1, a package is missing, or the file's
-                probabilities are not those of the network.
+            ValueError: an ensemble, an unknown format, a batch below 1, a package is missing, or
+                the file's probabilities are not those of the network.
             FileExistsError: the folder is not empty.
             OSError: it cannot be written.
         """
+        if self._variables is None:
+            raise ValueError(f"{self.name}: an ensemble has no weights; export each network")
         return export(self, Path(out), format, batch)
 
     def picture(
@@ -295,43 +297,98 @@ def compile_network(settings: Settings) -> Callable[[Variables], Network]:
     return lambda variables: Network(settings, predict(variables))
 
 
-def load(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Network:
-    """Load the network of a workdir.
+def load(
+    folder: str | Path | Sequence[str | Path], checkpoint: str = "best", dtype: str | None = None
+) -> Network:
+    """Load the network of a workdir, or an ensemble of several.
 
     Args:
-        folder: a workdir of `ssa-jax train` or `ssa-jax import_torch`, or of one round or fold.
+        folder: a workdir of `ssa-jax train` or `ssa-jax import_torch`, or of one round or fold; or
+            several, or one of `ssa-jax cross_validate` for those of its folds: the mean of the
+            networks' probabilities counts, see `ensemble`.
         checkpoint: 'best' (by validation DSC) or 'last'.
         dtype: of the computation, 'float32' or 'bfloat16'; None for that of the training.
 
     Raises:
-        FileNotFoundError: the folder is no workdir, or has no such checkpoint.
-        ValueError: an unknown checkpoint or dtype, or its files are damaged.
+        FileNotFoundError: a folder is no workdir, or has no such checkpoint.
+        ValueError: an unknown checkpoint or dtype, a workdir's files are damaged, or networks that
+            make no ensemble.
     """
-    settings = workdir.load_settings(Path(folder)).computed_in(dtype)
-    return restore(settings, Path(folder), checkpoint)
+    given = [folder] if isinstance(folder, str | Path) else folder
+    folders = workdir.with_folds(map(Path, given))
+    read = {one: workdir.load_settings(one).computed_in(dtype) for one in folders}
+    return restore(read, checkpoint)
 
 
-def restore(settings: Settings, folder: Path, checkpoint: str) -> Network:
-    """Load the network of a workdir whose settings are known.
+def restore(networks: Mapping[Path, Settings], checkpoint: str) -> Network:
+    """Load the network of a workdir, or an ensemble of several; equal ones are compiled once.
 
     Args:
-        settings: of the workdir; `data.data_dir` may differ.
-        folder: the workdir.
+        networks: workdirs and their settings; `data.data_dir` may differ.
         checkpoint: 'best' or 'last'.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: an unknown checkpoint, or its files are damaged.
+        ValueError: an unknown checkpoint, its files are damaged, or as `ensemble`.
     """
-    variables, step = workdir.trained_variables(settings, folder, checkpoint)
-    if note := factory.dtype_note(settings):
+    make = cache(make_predict)
+    restored = []
+    for folder, settings in networks.items():
+        variables, step = workdir.trained_variables(settings, folder, checkpoint)
+        predict = make(factory.build_model(settings), flip=settings.eval.flip)(variables)
+        origin = read_provenance(folder, settings)
+        restored.append(
+            Network(
+                settings,
+                predict,
+                name=str(folder),
+                step=step,
+                trained_on=origin,
+                variables=variables,
+            )
+        )
+    for note in dict.fromkeys(filter(None, map(factory.dtype_note, networks.values()))):
         say(note)
-    predict = make_predict(factory.build_model(settings), flip=settings.eval.flip)
-    return Network(
-        settings,
-        predict(variables),
-        name=str(folder),
-        step=step,
-        trained_on=read_provenance(folder, settings),
-        variables=variables,
-    )
+    return ensemble(restored)
+
+
+def ensemble(networks: Sequence[Network]) -> Network:
+    """Return a network whose probabilities are the mean of those of several.
+
+    Their attention is averaged as well. It has no weights of its own, so that it is not exported.
+
+    Args:
+        networks: of the same classes, prepared images and origin of lung masks; one of them alone
+            is returned as it is.
+
+    Raises:
+        ValueError: there are none, or they differ; the message names the first that does.
+    """
+    if not networks:
+        raise ValueError("no workdir is named; expected one or more")
+    first, *others = networks
+    for other in others:
+        for what, mine, theirs in zip(TOLD_APART, _read(first), _read(other), strict=True):
+            if mine != theirs:
+                raise ValueError(
+                    f"{other.name}: {what} {theirs}, those of {first.name} {mine}; expected the "
+                    "same in all networks of an ensemble"
+                )
+    if not others:
+        return first
+
+    def predict(image: np.ndarray) -> Output:
+        outputs = [network._predict(image) for network in networks]
+        return Output(*(np.mean(parts, axis=0) for parts in zip(*outputs, strict=True)))
+
+    origins = [network.provenance for network in networks]
+    name = ", ".join(network.name for network in networks)
+    return Network(first.settings, predict, name=name, step=first.step, trained_on=joined(origins))
+
+
+TOLD_APART = ("its classes are", "its images are prepared by", "its lung masks are")
+
+
+def _read(network: Network) -> tuple[Any, ...]:
+    """Return what networks of an ensemble have in common, in the order of TOLD_APART."""
+    return network.class_names, network.preprocessing, network.provenance.lungs

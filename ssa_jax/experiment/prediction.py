@@ -11,7 +11,7 @@ from input_pipeline.inference_slices import PictureSlices
 from input_pipeline.io.find import output_names
 from input_pipeline.io.scan import Scan
 from ssa_jax.evaluation.scoring import SlicePrediction
-from ssa_jax.experiment import factory, network, workdir
+from ssa_jax.experiment import network
 from ssa_jax.experiment.batch import INPUT_ERRORS, Batch, Finished, RunOptions, print_notes
 from ssa_jax.experiment.lesion_volumes import in_words, lesion_areas, rounded
 from ssa_jax.experiment.lung_masks import LungSource, lung_source
@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
 
 
 def predict_scans(
-    folder: Path,
+    folders: Sequence[Path],
     scans: Mapping[str, Path],
     out: Path,
     reading: Reading,
@@ -56,10 +56,10 @@ def predict_scans(
     *,
     echo: Callable[[str], Any] = print,
 ) -> None:
-    """Segment scans with the network of a workdir, each result written when it is done.
+    """Segment scans, each result written when it is done.
 
     Args:
-        folder: workdir of a trained network.
+        folders: workdir of a trained network, or of each network of an ensemble.
         scans: by the mask's file name, which ends in .nii.gz.
         out: folder to write: new, empty, or of the same command, which goes on.
         reading: what the user states about the inputs.
@@ -73,9 +73,8 @@ def predict_scans(
         FileExistsError: `out` holds other files.
         OSError: a result cannot be written.
     """
-    settings = workdir.load_settings(folder).computed_in(wanted.dtype)
     source = lung_source(wanted.lungs or "threshold")
-    net = network.restore(settings, folder, wanted.which)
+    net = network.load(folders, wanted.which, wanted.dtype)
     about_lungs = net.lung_notes(source.origin)
     _introduce(net, str(source), about_lungs, echo)
 
@@ -105,17 +104,17 @@ def predict_scans(
 
 
 def predict_pictures(
-    folder: Path,
+    folders: Sequence[Path],
     paths: Sequence[Path],
     out: Path,
     wanted: Wanted,
     *,
     echo: Callable[[str], Any] = print,
 ) -> None:
-    """Segment pictures with the network of a workdir, each result written when it is done.
+    """Segment pictures, each result written when it is done.
 
     Args:
-        folder: workdir of a trained network.
+        folders: workdir of a trained network, or of each network of an ensemble.
         paths: 8-bit grey PNG or JPEG files; all are read before the first is predicted.
         out: folder to write: new, empty, or of the same command, which goes on.
         wanted: see `Wanted`.
@@ -127,11 +126,9 @@ def predict_pictures(
         FileExistsError: `out` holds other files.
         OSError: a result cannot be written.
     """
-    settings = workdir.load_settings(folder).computed_in(wanted.dtype)
-    preprocessing = factory.preprocessing(settings)
+    net = network.load(folders, wanted.which, wanted.dtype)
     lungs = None if wanted.lungs in (None, "threshold") else Path(str(wanted.lungs))
-    preprocessing = check_pictures(preprocessing, lungs is not None, str(folder))
-    net = network.restore(settings, folder, wanted.which)
+    preprocessing = check_pictures(net.preprocessing, lungs is not None, net.name)
     _introduce(net, f"lungs: {lungs or preprocessing.lung_mask}", [], echo)
     with wanted.run.only_run(out):
         batch = Batch(

@@ -1,5 +1,7 @@
 """What a network was trained on, as its masks and tables say it."""
 
+import hashlib
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ class Provenance(NamedTuple):
         data: what it was trained on.
         slices: number of its training slices; None if unknown.
         date: when its training began, ISO; None if unknown.
-        weights: SHA-256 of its variables; '' if unknown.
+        weights: SHA-256 of its variables, of an ensemble that of its networks'; '' if unknown.
         phantoms: whether it was trained on made-up chests alone.
         lungs: where its lung masks came from; None without lung masks, or if unknown.
     """
@@ -55,6 +57,25 @@ class Provenance(NamedTuple):
         if self.lungs is None or self.lungs.same(used):
             return []
         return [f"trained with {self.lungs}; {used} are used instead; {self.lungs.remedy}"]
+
+
+def joined(origins: Sequence[Provenance]) -> Provenance:
+    """Return the origin of an ensemble.
+
+    Args:
+        origins: of its networks, with the hashes of their weights; their order does not matter.
+    """
+    data = " and ".join(sorted({origin.data for origin in origins}))
+    slices, dates = ({getattr(one, name) for one in origins} for name in ("slices", "date"))
+    weights = "".join(sorted(origin.weights for origin in origins))
+    return Provenance(
+        f"{data} ({len(origins)} networks)",
+        slices.pop() if len(slices) == 1 else None,
+        dates.pop() if len(dates) == 1 else None,
+        hashlib.sha256(weights.encode()).hexdigest(),
+        phantoms=all(origin.phantoms for origin in origins),
+        lungs=origins[0].lungs,
+    )
 
 
 UNKNOWN = Provenance("unknown data", None, None, "", phantoms=False)

@@ -320,8 +320,7 @@ def _test_once(run: Run, best: int) -> dict[str, Any] | None:
         return None
     if not decided(path.exists):
         evaluate(
-            settings,
-            run.folder(best),
+            {run.folder(best): settings},
             data.TEST,
             which="last",
             out=path.parent,

@@ -145,7 +145,8 @@ def _train_and_score(training: Training, *, rounds: bool, quiet: bool) -> tuple[
     workdirs.changed_settings(settings, folder)
     if new:
         network = train_network(settings, folder, rounds=rounds, quiet=quiet)
-        evaluate(settings, network, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
+        scored = {network: settings}
+        evaluate(scored, data.VALIDATION, which="last", out=out, pictures=0, quiet=quiet)
     return out, new
 
 

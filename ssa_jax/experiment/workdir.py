@@ -1,6 +1,6 @@
 """The workdir: settings and checkpoints of a training, and the folders of rounds."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import jax
@@ -15,6 +15,7 @@ from ssa_jax.training.checkpoint import WHICH, Checkpoints, steps_in
 from ssa_jax.training.state import Variables
 
 CONFIG_FILE = "config.json"
+FOLDS_FILE = "folds.json"  # in the folder of a cross-validation
 DIVERGED_FILE = "diverged.json"  # there after a loss that was not finite, until a training goes on
 MEND = "restore it from a copy, or name another --workdir"
 
@@ -209,6 +210,25 @@ def trained_variables(settings: Settings, workdir: Path, which: str) -> tuple[Va
     like = jax.eval_shape(lambda: factory.fresh_variables(settings))
     checkpoints = Checkpoints(workdir)
     return checkpoints.restore_variables(which, like)
+
+
+def with_folds(folders: Iterable[Path]) -> list[Path]:
+    """Replace folders of `ssa-jax cross_validate` by the workdirs of their folds.
+
+    Args:
+        folders: of networks; each counts once.
+
+    Raises:
+        ValueError: the list of folds is damaged.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if (folder / FOLDS_FILE).exists():
+            count = len(read_signed(folder / FOLDS_FILE, MEND)["folds"])
+            found += [folder / f"fold_{number}" for number in range(1, count + 1)]
+        else:
+            found.append(folder)
+    return list(dict.fromkeys(found))
 
 
 def round_folder(workdir: Path, number: int) -> Path:

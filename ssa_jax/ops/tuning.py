@@ -22,6 +22,8 @@ class Tuning:
         spatial_conv: implementation of `ops.spatial_conv`.
         head_in_blocks: whether the head's full-size maps are kept in blocks, see `ops.blocks`.
         unroll: slices computed in one iteration of the spatial convolution's scan.
+        once_level: level of XLA's optimisations of a program that runs once, such as the drawing of
+            weights, so that compiling it takes longer than running it; None: as of any program.
         asynchronous: whether computations are dispatched before the previous ones are done.
         matmul_side: side of the square matmul that measures the device's peak speed.
         bfloat16: whether computing in bfloat16 pays; where not, float32 is taken instead.
@@ -34,6 +36,7 @@ class Tuning:
     spatial_conv: str
     head_in_blocks: bool
     unroll: int
+    once_level: int | None
     asynchronous: bool
     matmul_side: int
     bfloat16: bool
@@ -47,6 +50,7 @@ BY_BACKEND = {
         spatial_conv="filtered",
         head_in_blocks=False,
         unroll=1,
+        once_level=1,
         asynchronous=False,
         matmul_side=2048,
         bfloat16=False,
@@ -57,7 +61,9 @@ BY_BACKEND = {
             "forward: 7.8 ms by XLA, 1.5 by taps). Spatial convolution, forward and backward, "
             "2x8x8, C = 512: filtered 41 ms, custom_vjp 44, scan 65, unrolled 68; four slices "
             "per iteration are slower (1x16x16: 121 to 128 ms, not 71 to 83). XLA has no fast "
-            "bfloat16: a step of 2 slices at 256 px runs at 2.43 images a second, 3.94 in float32."
+            "bfloat16: a step of 2 slices at 256 px runs at 2.43 images a second, 3.94 in float32. "
+            "Drawing the weights compiles in 18 s at level 1 and in 37 s at the usual one, beside "
+            "other work, with the same bits."
         ),
     ),
     "gpu": Tuning(
@@ -65,6 +71,7 @@ BY_BACKEND = {
         spatial_conv="custom_vjp",
         head_in_blocks=False,
         unroll=8,
+        once_level=None,
         asynchronous=True,
         matmul_side=8192,
         bfloat16=True,
@@ -81,6 +88,7 @@ BY_BACKEND = {
         spatial_conv="scan",
         head_in_blocks=True,
         unroll=1,
+        once_level=None,
         asynchronous=True,
         matmul_side=8192,
         bfloat16=True,
@@ -97,6 +105,7 @@ OTHERWISE = Tuning(
     spatial_conv="scan",
     head_in_blocks=False,
     unroll=1,
+    once_level=None,
     asynchronous=True,
     matmul_side=8192,
     bfloat16=True,

@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from ssa_jax.models.ssa_net import SSANet
+from ssa_jax.ops import tuning
 
 Variables = dict[str, Any]  # 'params' and 'batch_stats'
 
@@ -59,9 +60,10 @@ def init_variables(model: SSANet, key: Array, channels: int) -> Variables:
 
     if isinstance(key, jax.core.Tracer):  # for the shapes alone
         variables = init(key)
-    else:  # at level 1 a CPU compiles it in half the time, and it draws the same bits
-        level = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        variables = jax.jit(init, compiler_options=level)(key)
+    else:  # the level does not change the bits
+        level = tuning.for_backend().once_level
+        options = None if level is None else {"xla_backend_optimization_level": level}
+        variables = jax.jit(init, compiler_options=options)(key)
     return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
 
