@@ -368,11 +368,12 @@ def ensemble(networks: Sequence[Network]) -> Network:
         raise ValueError("no workdir is named; expected one or more")
     first, *others = networks
     for other in others:
-        for what, mine, theirs in zip(TOLD_APART, _read(first), _read(other), strict=True):
-            if mine != theirs:
+        theirs = _in_common(other)
+        for what, mine in _in_common(first).items():
+            if mine != theirs[what]:
                 raise ValueError(
-                    f"{other.name}: {what} {theirs}, those of {first.name} {mine}; expected the "
-                    "same in all networks of an ensemble"
+                    f"{other.name}: its {what} {theirs[what]}, those of {first.name} {mine}; "
+                    "expected the same in all networks of an ensemble"
                 )
     if not others:
         return first
@@ -386,9 +387,10 @@ def ensemble(networks: Sequence[Network]) -> Network:
     return Network(first.settings, predict, name=name, step=first.step, trained_on=joined(origins))
 
 
-TOLD_APART = ("its classes are", "its images are prepared by", "its lung masks are")
-
-
-def _read(network: Network) -> tuple[Any, ...]:
-    """Return what networks of an ensemble have in common, in the order of TOLD_APART."""
-    return network.class_names, network.preprocessing, network.provenance.lungs
+def _in_common(network: Network) -> dict[str, Any]:
+    """Return what all networks of an ensemble must have in common, by its name in a message."""
+    return {
+        "classes are": network.class_names,
+        "images are prepared by": network.preprocessing,
+        "lung masks are": network.provenance.lungs,
+    }
