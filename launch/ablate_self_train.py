@@ -9,7 +9,7 @@ command resumes; W/seed_N/VARIANT are workdirs of self_train.
 import sys
 from functools import partial
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.experiment.ablation import ablate, ablation_table
 from ssa_jax.experiment.rounds_reporting import ReportWriter
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", type=cli.local_path, required=True, help="folder for all runs")
     parser.add_argument("--seeds", type=cli.positive_int, default=3, help="number of seeds [3]")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     echo = partial(print, flush=True)
     results = ablate(
         settings,

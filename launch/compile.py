@@ -14,7 +14,7 @@ from pathlib import Path
 
 from input_pipeline.files import write_json, write_text
 from input_pipeline.verified import read_signed, signed
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.evaluation.text_table import format_rows, markdown_table
 from ssa_jax.experiment.ahead_of_time import PROGRAMS, Report, trace_for
 from ssa_jax.experiment.compiled import compile_anew
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--out", type=cli.local_path, metavar="FILE.json", help="keeps results; FILE.md beside it"
     )
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     if options.out and (options.out.suffix != ".json" or not options.out.parent.is_dir()):
         parser.error(f"--out {options.out}: expected a .json file in a folder that is there")
     kept = _kept(options.out) if options.out else {}

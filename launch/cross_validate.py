@@ -10,7 +10,7 @@ import sys
 from functools import partial
 
 from input_pipeline.splits import SCHEMES
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.evaluation.summary import format_table
 from ssa_jax.experiment.cross_validation import cross_validate
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     )
     cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     summary = cross_validate(
         settings,
         options.workdir,

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.experiment.demo import run_demo
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
     data_dir = (options.out / "data").absolute()
-    settings = cli.read_settings("ct_phantom", [f"--config.data.data_dir={data_dir}"])
+    settings = configuration.read_settings("ct_phantom", [f"--config.data.data_dir={data_dir}"])
     say = (lambda text: None) if options.quiet else partial(print, flush=True)
     print(run_demo(settings, options.out, quiet=options.quiet, say=say))
 

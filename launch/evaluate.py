@@ -13,7 +13,7 @@ was trained on.
 import sys
 from functools import partial
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.evaluation.summary import format_table
 from ssa_jax.experiment.data import VALIDATION
 from ssa_jax.experiment.evaluation import evaluate
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     if len(workdirs) > 1 and options.out is None:
         parser.error("--out is needed with several networks")
     read = {
-        one: cli.read_once(partial(load_settings, one)).computed_in(options.dtype)
+        one: configuration.read_once(partial(load_settings, one)).computed_in(options.dtype)
         for one in workdirs
     }
     if options.data_dir is not None:

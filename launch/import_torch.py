@@ -8,7 +8,7 @@ The workdir then serves evaluate, predict and --config.train.init_from.
 
 import sys
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.experiment.weights import PUBLISHED, import_weights
 from ssa_jax.models.torch_weights import LAYOUTS
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
         "--workdir", type=cli.local_path, required=True, help="folder to write, new or empty"
     )
     parser.add_argument("--layout", choices=LAYOUTS, default=PUBLISHED, help="whose names it uses")
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     import_weights(settings, options.weights, options.workdir, options.layout)
     print(f"{options.workdir}: holds the weights of {options.weights}")
 

@@ -16,7 +16,7 @@ killed, the same command resumes and ends with the same bits.
 import sys
 from functools import partial
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.evaluation.summary import format_table
 from ssa_jax.experiment.data import TEST
 from ssa_jax.experiment.rounds import BEST, self_train
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     )
     cli.add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     observer = ReportWriter(partial(print, flush=True))
     summary = self_train(settings, options.workdir, observer=observer, quiet=options.quiet)
     best = round_folder(options.workdir, summary["best_round"])

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.experiment.comparison import OUTPUTS, comparison_text
 from ssa_jax.experiment.sweep import sweep
 
@@ -48,12 +48,12 @@ def main(arguments: list[str]) -> None:
         help="trainings side by side, without progress [1]",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    options, fields = cli.parse_with_config(parser, arguments)
+    options, fields = configuration.parse_with_config(parser, arguments)
     if options.jobs > 1:  # the workers share a GPU's memory; to be set before JAX finds the GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     chosen = combinations(options.grid) if options.grid else named(options.config)
     variants = {
-        name: cli.read_settings(options.config, fields + changes)
+        name: configuration.read_settings(options.config, fields + changes)
         for name, changes in chosen.items()
     }
     compared = sweep(
@@ -106,13 +106,13 @@ def named(file: str) -> dict[str, list[str]]:
     """Return the flags of each variant that a configuration file names.
 
     Args:
-        file: see `cli.read_settings`.
+        file: see `configuration.read_settings`.
 
     Raises:
         ValueError: it names none.
         FileNotFoundError: no such file.
     """
-    variants = cli.variants_of(file)
+    variants = configuration.variants_of(file)
     if not variants:
         raise ValueError(f"{file}: names no variants in get_variants; add --grid FIELD=V,V")
     return {

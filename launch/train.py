@@ -9,7 +9,7 @@ hosts (`srun`, TPU pods, or --distributed HOST:PORT), it trains one network with
 
 import sys
 
-from launch import cli
+from launch import cli, configuration
 from ssa_jax.experiment.training import train
 
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         help="record a profile of so many steps in WORKDIR/profile, for TensorBoard or Perfetto",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     state = train(
         settings,
         options.workdir,

@@ -13,7 +13,7 @@ from configs import base, semiseg_parts
 from input_pipeline.augment import Augmentation
 from input_pipeline.mixing import Mixing
 from input_pipeline.slices import Slice
-from launch import cli, sweep
+from launch import configuration, sweep
 from ssa_jax.experiment import data, factory
 from ssa_jax.experiment.rounds import check
 from ssa_jax.experiment.settings import Settings
@@ -79,7 +79,9 @@ def test_a_configuration_describes_real_objects(preset):
 @pytest.mark.parametrize("preset", ["cpu", "multiclass", "gpu"])
 def test_the_parts_of_semi_supervised_training_can_be_trained(preset):
     every = sweep.named(f"semiseg_parts:{preset}")
-    changed = {name: cli.read_settings(f"semiseg_parts:{preset}", every[name]) for name in every}
+    changed = {
+        name: configuration.read_settings(f"semiseg_parts:{preset}", every[name]) for name in every
+    }
     for settings in changed.values():
         check(settings.replace({"train.batch_size": 64}))  # the tests have 8 devices
     flat = {name: settings.flat() for name, settings in changed.items()}
@@ -96,7 +98,7 @@ def test_the_parts_of_semi_supervised_training_can_be_trained(preset):
 
 def test_each_form_of_the_attention_loss_changes_it():
     named = sweep.named("semiseg_attention")
-    read = [cli.read_settings("semiseg_attention", fields) for fields in named.values()]
+    read = [configuration.read_settings("semiseg_attention", fields) for fields in named.values()]
     assert len({(settings.attention, settings.model) for settings in read}) == len(named)
     assert len({settings.replace({"attention": None, "model": None}) for settings in read}) == 1
 

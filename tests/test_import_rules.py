@@ -9,6 +9,7 @@ from tests.support import ROOT
 PACKAGES = ("configs", "input_pipeline", "launch", "ssa_jax", "tests")
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 S = "ssa_jax"
+SHARED = ("launch.cli", "launch.configuration")  # by all commands
 
 # What a wing may import of the project. The longest name that a module begins with counts.
 ALLOWED = {
@@ -22,8 +23,8 @@ ALLOWED = {
     "ssa_jax.semi_supervised": {f"{S}.semi_supervised", f"{S}.evaluation"},
     "ssa_jax.figures": {f"{S}.figures", f"{S}.evaluation"},
     "ssa_jax.experiment": {"ssa_jax", "input_pipeline", "configs"},
-    "launch": {"launch.cli", "ssa_jax", "input_pipeline", "configs"},
-    "launch.benchmark": {"launch.benchmark", "launch.cli", "ssa_jax", "input_pipeline", "configs"},
+    "launch": {*SHARED, "ssa_jax", "input_pipeline", "configs"},
+    "launch.benchmark": {"launch.benchmark", *SHARED, "ssa_jax", "input_pipeline", "configs"},
     "tests": set(PACKAGES),
 }
 # What it must not import from elsewhere.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ssa_jax
-from launch import cli
+from launch import cli, configuration
 from tests.support import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -61,8 +61,9 @@ def test_every_command_explains_itself(name, capsys, monkeypatch):
 
 
 def test_every_file_of_a_command_is_a_command():
-    files = {path.stem for path in (ROOT / "launch").glob("*.py")} - {"__init__", "cli"}
-    assert files | {"benchmark"} == set(cli.COMMANDS)
+    files = {path.stem for path in (ROOT / "launch").glob("*.py")}
+    shared = {"__init__", "cli", "configuration"}
+    assert (files - shared) | {"benchmark"} == set(cli.COMMANDS)
 
 
 def test_the_list_of_commands_and_unknown_ones(capsys, monkeypatch):
@@ -81,20 +82,20 @@ def test_the_list_of_commands_and_unknown_ones(capsys, monkeypatch):
 
 def test_our_configurations_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    by_name = cli.read_settings("covid_semiseg:cpu", [])
-    assert by_name == cli.read_settings("configs/covid_semiseg.py:cpu", [])
-    assert by_name == cli.read_settings(str(ROOT / "configs/covid_semiseg.py:cpu"), [])
+    by_name = configuration.read_settings("covid_semiseg:cpu", [])
+    assert by_name == configuration.read_settings("configs/covid_semiseg.py:cpu", [])
+    assert by_name == configuration.read_settings(str(ROOT / "configs/covid_semiseg.py:cpu"), [])
     assert by_name.data.data_dir == str(tmp_path / "tfds_data")
     with pytest.raises(FileNotFoundError, match=r"absent: no such configuration file; ours are "):
-        cli.read_settings("absent", [])
+        configuration.read_settings("absent", [])
     with pytest.raises(FileNotFoundError, match=r"elsewhere/covid_semiseg\.py: no such"):
-        cli.read_settings("elsewhere/covid_semiseg.py", [])
+        configuration.read_settings("elsewhere/covid_semiseg.py", [])
 
 
 def test_object_stores_are_refused():
     for field in ("data.source_dir", "data.data_dir", "train.init_from"):
         with pytest.raises(ValueError, match=f"--config.{field}: gs://b/r: object stores are not"):
-            cli.read_settings("ct_phantom", [f"--config.{field}=gs://b/r"])
+            configuration.read_settings("ct_phantom", [f"--config.{field}=gs://b/r"])
     parser = cli.make_parser("train", None)
     parser.add_argument("--workdir", type=cli.local_path)
     assert parser.parse_args(["--workdir", "W/a"]).workdir == Path("W/a")
@@ -103,5 +104,5 @@ def test_object_stores_are_refused():
 
 
 def test_an_old_name_of_a_field_is_a_flag_still():
-    settings = cli.read_settings("self_train_phantom", ["--config.self_train.move=7"])
+    settings = configuration.read_settings("self_train_phantom", ["--config.self_train.move=7"])
     assert settings.self_train.slices_per_round == 7

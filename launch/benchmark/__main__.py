@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from launch import cli
+from launch import cli, configuration
 from launch.benchmark import (
     compile_time,
     everything,
@@ -123,7 +123,7 @@ def _golden(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
 
 def _to_dsc(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--dsc", type=float, default=0.5, help="of the validation [0.5]")
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     to_dsc.measure(settings, options.dsc, options.out)
 
 
@@ -143,7 +143,7 @@ def _input(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument(
         "--steps", type=cli.positive_int, default=20, help="of each measurement [20]"
     )
-    options, settings = cli.parse_with_settings(parser, arguments)
+    options, settings = configuration.parse_with_settings(parser, arguments)
     input_rate.measure(settings, options.steps, options.repeats, options.out)
 
 

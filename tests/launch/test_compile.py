@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from launch import cli
+from launch import cli, configuration
 from launch import compile as command
 from ssa_jax.experiment import ahead_of_time, chips
 from ssa_jax.experiment.ahead_of_time import Report
@@ -65,7 +65,7 @@ def test_network_time_is_bytes_twice_one_way_and_hops():
 def test_programs_for_two_kinds_of_chip_are_told_apart(monkeypatch):
     # Before its compilation the program is the same.
     monkeypatch.setattr(ahead_of_time, "devices_of", lambda topology: jax.devices("cpu")[:1])
-    _, settings = cli.parse_with_settings(cli.make_parser("compile", ""), TINY[:-2])
+    _, settings = configuration.parse_with_settings(cli.make_parser("compile", ""), TINY[:-2])
     first, second = (
         ahead_of_time.trace_for(settings, topology, "prediction", 1)
         for topology in ("a100", "h100")
