@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +28,11 @@ def scratch_folder(data_dir: Path) -> Iterator[Path]:
     remove_killed(data_dir, BUILDING)
     scratch = temporary_name(data_dir / BUILDING)
     scratch.mkdir()
+    before, tempfile.tempdir = tempfile.tempdir, str(scratch)  # TFDS leaves an empty folder there
     try:
         yield scratch
     finally:
+        tempfile.tempdir = before
         remove(scratch)
         with contextlib.suppress(OSError):
             data_dir.rmdir()  # only an empty folder is removed

@@ -1,6 +1,7 @@
 """The phantom through the same door as the real data."""
 
 import itertools
+import tempfile
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from input_pipeline.verified import read_signed, signed
 
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch):
-    """Four patients in all, built."""
+    """Four patients in all, built; `temporary` in it is where temporary files go meanwhile."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     for split in patients.SPLITS:
         monkeypatch.setitem(patients.SPLITS, split, 1)
     build(tmp_path)
@@ -88,6 +91,8 @@ def test_built_once_and_again_when_the_phantoms_change(data_dir, monkeypatch):
     monkeypatch.setattr(catalog, "write_records", lambda *a: (calls.append(a), prepare(*a)))
     build(data_dir)
     assert not calls
+    assert tempfile.gettempdir() == str(data_dir / "temporary")
+    assert not list((data_dir / "temporary").iterdir())
     monkeypatch.setitem(patients.SPLITS, "train", 2)
     build(data_dir)
     assert len(calls) == 1
