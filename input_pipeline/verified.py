@@ -106,17 +106,19 @@ def keep_record(path: Path, record: Mapping[str, Any], *, what: str, mend: str) 
         write_json(path, signed(here))
         return
     there = read_signed(path, mend)
-    differing = [
-        _difference(name, here.get(name), there.get(name))
-        for name in {**here, **there}
-        if here.get(name) != there.get(name)
-    ]
-    if differing:
+    if differing := _differences(here, there):
         raise ValueError(f"{path}: other {what} than these ({', '.join(differing)}); {mend}")
 
 
-def _difference(name: str, here: Any, there: Any) -> str:
-    """Compose the difference of one setting; lists are too long to be shown."""
-    if isinstance(here, list | dict) or isinstance(there, list | dict):
-        return f"{name} differ"
-    return f"{name} is {here!r} here and {there!r} there"
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any], within: str = "") -> list[str]:
+    """Compose the settings that differ; lists are too long to be shown."""
+    found = []
+    for key in {**here, **there}:
+        mine, theirs, name = here.get(key), there.get(key), f"{within}{key}"
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            found += _differences(mine, theirs, f"{name}.")
+        elif isinstance(mine, list | dict) or isinstance(theirs, list | dict):
+            found += [f"{name} differ"] if mine != theirs else []
+        elif mine != theirs:
+            found.append(f"{name} is {mine!r} here and {theirs!r} there")
+    return found

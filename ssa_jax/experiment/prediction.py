@@ -166,6 +166,8 @@ def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str,
     """Return what the masks of a folder depend on."""
     network = net.provenance._asdict()
     del network["lungs"]  # is in the network's workdir; older folders of masks lack it
+    if not network["members"]:
+        del network["members"]
     record = {"network": network, "which": wanted.which, "lungs": dict(lungs)}
     return record if wanted.dtype is None else record | {"dtype": wanted.dtype}
 

@@ -30,6 +30,7 @@ class Provenance(NamedTuple):
         weights: SHA-256 of its variables, of an ensemble that of its networks'; '' if unknown.
         phantoms: whether it was trained on made-up chests alone.
         lungs: where its lung masks came from; None without lung masks, or if unknown.
+        members: of an ensemble the hashes of its networks' weights, sorted.
     """
 
     data: str
@@ -38,10 +39,12 @@ class Provenance(NamedTuple):
     weights: str
     phantoms: bool
     lungs: LungOrigin | None = None
+    members: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say it in less than 80 characters where the name of the data set is short."""
-        known = [f"{self.slices} slices" if self.slices else None, self.date]
+        each = " each" if self.members else ""
+        known = [f"{self.slices} slices{each}" if self.slices else None, self.date]
         weights = f"weights {self.weights[:SHOWN]}" if self.weights else None
         return ", ".join(filter(None, [self.data, *known, weights]))
 
@@ -67,14 +70,15 @@ def joined(origins: Sequence[Provenance]) -> Provenance:
     """
     data = " and ".join(sorted({origin.data for origin in origins}))
     slices, dates = ({getattr(one, name) for one in origins} for name in ("slices", "date"))
-    weights = "".join(sorted(origin.weights for origin in origins))
+    members = tuple(sorted(origin.weights for origin in origins))
     return Provenance(
         f"{data} ({len(origins)} networks)",
         slices.pop() if len(slices) == 1 else None,
         dates.pop() if len(dates) == 1 else None,
-        hashlib.sha256(weights.encode()).hexdigest(),
+        hashlib.sha256("".join(members).encode()).hexdigest(),
         phantoms=all(origin.phantoms for origin in origins),
         lungs=origins[0].lungs,
+        members=members,
     )
 
 

@@ -1,5 +1,6 @@
 """The workdir: settings and checkpoints of a training, and the folders of rounds."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -216,10 +217,10 @@ def with_folds(folders: Iterable[Path]) -> list[Path]:
     """Replace folders of `ssa-jax cross_validate` by the workdirs of their folds.
 
     Args:
-        folders: of networks; each counts once.
+        folders: of networks.
 
     Raises:
-        ValueError: the list of folds is damaged.
+        ValueError: a network is named twice, or the list of folds is damaged.
     """
     found: list[Path] = []
     for folder in folders:
@@ -228,7 +229,10 @@ def with_folds(folders: Iterable[Path]) -> list[Path]:
             found += [folder / f"fold_{number}" for number in range(1, count + 1)]
         else:
             found.append(folder)
-    return list(dict.fromkeys(found))
+    twice = [str(folder) for folder, count in Counter(found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: named twice; expected each network once")
+    return found
 
 
 def round_folder(workdir: Path, number: int) -> Path:

@@ -93,7 +93,11 @@ def test_the_mean_of_the_probabilities_counts(trained, source, tmp_path):
     with (tmp_path / "masks/areas.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["network"] == str(both.provenance)
-    assert row["network"].startswith("covid_semiseg (2 networks), 10 slices, ")
+    assert row["network"].startswith("covid_semiseg (2 networks), 10 slices each, ")
+    record = read_signed(tmp_path / "masks/prediction.json", "")["network"]
+    assert record["members"] == sorted(ssa_jax.load(one).provenance.weights for one in (a, b))
+    ended = run(predict.main, ["--workdir", str(b), *flags[4:], str(picture)])
+    assert ended.status == cli.USER_ERROR and "network.data is 'covid_semiseg' here" in ended.errors
 
 
 def test_its_origin_depends_on_all_networks_and_not_on_their_order(trained):
@@ -121,6 +125,12 @@ def test_networks_that_read_or_answer_otherwise_are_refused(trained, fields, mes
     a, b = trained("A", 0.2), trained("B", 0.9, **fields)
     with pytest.raises(ValueError, match=message):
         ssa_jax.load([a, b])
+
+
+def test_a_network_named_twice_is_refused(trained):
+    a = trained("A", 0.2)
+    with pytest.raises(ValueError, match="A: named twice; expected each network once"):
+        ssa_jax.load([a, a])
 
 
 def test_no_network_and_an_export_are_refused(trained, tmp_path):
