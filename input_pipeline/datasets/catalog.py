@@ -141,6 +141,7 @@ def build(
     progress: bool = False,
     jobs: int = 1,
     part: parts.Part | None = None,
+    begin: Callable[[Path], Any] = lambda folder: None,
     accept: Callable[[Path], Any] = lambda data_dir: None,
 ) -> bool:
     """Build a data set, completely or not at all, unless the same source is already built.
@@ -161,6 +162,7 @@ def build(
         jobs: processes that read volumes side by side; the records are the same.
         part: builds that part alone, of a data set of volumes; without it parts that are all there
             are put together and removed.
+        begin: called with the records' folder before they are built, which may take long.
         accept: called before new records replace old ones, with a folder `data_dir` that holds the
             new ones alone; if it raises, the old ones stay.
 
@@ -190,6 +192,7 @@ def build(
         report.raise_faults(source_dir)
     made_of = _parts(whole, source, options, report) if part is None else []
     given = {"options": options, "report": report, "jobs": jobs, "part": part, "made_of": made_of}
+    begin(target)
     with scratch_folder(data_dir) as scratch:
         builder = _builder(name, source_dir, scratch, task, given)
         write_records(builder, progress)

@@ -14,7 +14,7 @@ from input_pipeline.verified import signed, value_sha256
 from ssa_jax.experiment import data_changes, workdir
 from ssa_jax.experiment.settings import Settings
 from ssa_jax.semi_supervised.quality import class_pixels
-from ssa_jax.training.distributed import decided
+from ssa_jax.training.distributed import decided, say
 
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", catalog.UNLABELLED
 SPLITS_FILE = "splits.json"
@@ -60,6 +60,7 @@ def build_records(
             source_dir=source,
             data_dir=Path(settings.data.data_dir),
             task=settings.data.task,
+            begin=lambda folder: say(f"{folder}: building the records"),
             accept=lambda data_dir: check(settings.replace({"data.data_dir": str(data_dir)})),
         )
     )

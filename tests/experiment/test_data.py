@@ -42,6 +42,15 @@ def test_the_stated_validation_validates(tmp_path, settings):
     pools.check_pools(settings, slices)
 
 
+def test_it_is_said_that_records_are_built(tmp_path, settings, capsys):
+    """Where there is no terminal nothing else is printed for minutes."""
+    named = settings.replace({"data.source_dir": str(tmp_path / "source")})
+    data.build_records(named)
+    assert f"{tmp_path / 'records/folder'}" in capsys.readouterr().err.splitlines()[0]
+    data.build_records(named)
+    assert "building" not in capsys.readouterr().err
+
+
 def test_a_stored_split_counts_more(tmp_path, settings):
     """A cross-validation stores its folds of the training part before it trains."""
     save(tmp_path / "source/labels/2.nii.gz", volume(2, (1, 2))["mask"])
