@@ -358,3 +358,7 @@ def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

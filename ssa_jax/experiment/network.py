@@ -76,6 +76,10 @@ class Network:
         self._variables = variables
         self._predict = predict
 
+    def __repr__(self) -> str:
+        """Say what it finds, where it is kept and what it was trained on."""
+        return f"<Network of {', '.join(self.class_names)}: {self.name}, {self._trained_on}>"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the lesion classes 1, 2, ..."""

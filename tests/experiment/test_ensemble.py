@@ -83,6 +83,7 @@ def trained(monkeypatch, tmp_path, source):
 def test_the_mean_of_the_probabilities_counts(trained, source, tmp_path):
     a, b, picture = trained("A", 0.2), trained("B", 0.9), source / "picture.png"
     both = ssa_jax.load([a, b])
+    assert repr(both).startswith(f"<Network of lesion: {a}, {b}, covid_semiseg (2 networks), 10 sl")
     np.testing.assert_allclose(both.segment(picture).prob[..., 1], 0.55, rtol=1e-6)
     np.testing.assert_allclose(ssa_jax.load([a]).segment(picture).prob[..., 1], 0.2, rtol=1e-6)
     assert not ssa_jax.load(a).segment(picture).labels.any()
