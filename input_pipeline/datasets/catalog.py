@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from input_pipeline.datasets import covid_semiseg, parts
 from input_pipeline.datasets.covid19_ct_seg import Covid19CtSeg
 from input_pipeline.datasets.covid_semiseg import CovidSemiseg
+from input_pipeline.datasets.covid_semiseg_synthetic import CovidSemisegSynthetic
 from input_pipeline.datasets.ct_phantom import patients
 from input_pipeline.datasets.ct_phantom.builder import CtPhantom
 from input_pipeline.datasets.ct_phantom_domains import patients as domain_patients
@@ -80,6 +81,12 @@ def _semiseg_files(source_dir: Path, task: str, report: Report) -> list[Path]:
     return [p for cases in splits.values() for c in cases for p in (c.image, c.mask) if p]
 
 
+def _unlabelled_files(source_dir: Path, task: str, report: Report) -> list[Path]:
+    """Return the unlabelled files of COVID-SemiSeg."""
+    del task, report
+    return [case.image for case in covid_semiseg.find_cases(source_dir, "binary")[UNLABELLED]]
+
+
 def _volume_files(builder: type[VolumeBuilder]) -> Callable[[Path, str, Report], list[Path]]:
     """Return a function that lists the files of a data set of volumes."""
 
@@ -101,6 +108,9 @@ BOTH_TASKS = ("binary", "multiclass")
 DATASETS = {
     "covid_semiseg": DatasetInfo(
         "uint8", False, BOTH_TASKS, CovidSemiseg, _semiseg_files, per_task=True
+    ),
+    "covid_semiseg_synthetic": DatasetInfo(
+        "uint8", False, BOTH_TASKS, CovidSemisegSynthetic, _unlabelled_files
     ),
     "covid19_ct_seg": DatasetInfo(
         "hu", True, ("binary",), Covid19CtSeg, _volume_files(Covid19CtSeg)

@@ -10,11 +10,13 @@ from input_pipeline.slices import About, Slice, Slices, class_counts
 def facts_of(record: Mapping[str, Any]) -> list[Any]:
     """Return what is stored of a record beside its hash: patient, volume, pixels of each class.
 
+    Where pixels have weights, their number tells little and is left out.
+
     Args:
         record: of a slice.
     """
     mask = record.get("mask")
-    pixels = None if mask is None else class_counts(mask)
+    pixels = None if mask is None or "weight" in record else class_counts(mask)
     return [text_of(record["patient"]), text_of(record.get("volume", "")), pixels]
 
 
@@ -49,6 +51,7 @@ class RecordSlices(Slices):
             spacing=_spacing(record.get("spacing")),
             volume=text_of(record.get("volume", "")) or None,
             slice_spacing=float(record.get("slice_spacing", 0)) or None,
+            weight=record.get("weight"),
         )
 
     def known(self, index: int) -> About | None:

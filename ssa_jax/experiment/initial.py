@@ -22,7 +22,7 @@ SHOWN = 12  # characters of a hash in a folder's name
 # its own configuration's.
 TAKEN = ("seed", "model", "attention", "loss")
 TAKEN_DATA = ("task", "image_size", "data_dir", "lung_mask", "lung_dilation", "grey_values")
-ALSO_TAKEN = {"data.cache_gb": 0.0, "data.workers": 0}  # which change no number
+ALSO_TAKEN = {"data.source_dir": "", "data.cache_gb": 0.0, "data.workers": 0}  # change no number
 
 
 def initial_variables(settings: Settings, train: Callable[[Settings, Path], Any]) -> Variables:

@@ -12,7 +12,7 @@ et al. 2020, COVID19_1110); `python -m tests.lesion_shapes` prints both beside e
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,19 +54,27 @@ class Lesions:
     by_height: NDArray[np.integer]
 
 
-def draw_noise(rng: np.random.Generator, slope: float, smallest: float) -> Array:
+def draw_noise(
+    rng: np.random.Generator,
+    slope: float,
+    smallest: float,
+    shape: tuple[int, ...] = SHAPE,
+    spacing: float = VOXEL,
+) -> Array:
     """Draw a field of mean 0 and variance 1 whose power falls with frequency as a power law.
 
     Args:
         rng: the source of randomness.
         slope: power falls as frequency to the power of -slope; 0 for white noise.
         smallest: standard deviation of the smoothing in mm.
+        shape: of the field.
+        spacing: mm from one of its points to the next, along all axes.
 
     Returns:
-        `SHAPE` float32.
+        `shape` float32.
     """
-    white = rng.standard_normal(SHAPE, np.float32)
-    field = fft.irfftn(fft.rfftn(white) * _filter(slope, smallest), SHAPE)
+    white = rng.standard_normal(shape, np.float32)
+    field = fft.irfftn(fft.rfftn(white) * _filter(slope, smallest, shape, spacing), shape)
     return (field - field.mean()) / field.std()
 
 
@@ -129,12 +137,11 @@ def outlined(lesion: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return lesion & (np.bincount(parts.ravel(), minlength=count + 1)[parts] >= SMALLEST)
 
 
-@cache
-def _filter(slope: float, smallest: float) -> Array:
+@lru_cache(maxsize=8)
+def _filter(slope: float, smallest: float, shape: tuple[int, ...], spacing: float) -> Array:
     """Return the amplitude of each frequency of the noise that `draw_noise` describes."""
-    axes = [fft.fftfreq(n, VOXEL) for n in SHAPE[:2]] + [fft.rfftfreq(SHAPE[2], VOXEL)]
-    z, y, x = np.ix_(*axes)
-    squared = z**2 + y**2 + x**2
+    axes = [fft.fftfreq(n, spacing) for n in shape[:-1]] + [fft.rfftfreq(shape[-1], spacing)]
+    squared = sum(axis**2 for axis in np.ix_(*axes))
     power_law = (squared + LARGEST_SCALE**-2) ** (-slope / 4)
     return (power_law * np.exp(-2 * (np.pi * smallest) ** 2 * squared)).astype(np.float32)
 

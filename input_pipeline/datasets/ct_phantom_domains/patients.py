@@ -12,7 +12,6 @@ slices are worth there can be studied where the truth is known:
 Labels: 0 background, 1 ground-glass opacity, 2 consolidation. The lung mask includes the lesions.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,6 +49,12 @@ from input_pipeline.datasets.ct_phantom_domains.lesions import (
     outlined,
     sample,
 )
+from input_pipeline.datasets.ct_phantom_domains.opacities import (
+    Opacity,
+    draw_burden,
+    draw_opacity,
+    with_lesions,
+)
 from input_pipeline.slices import Slice
 
 SEED = 2020
@@ -66,21 +71,9 @@ PRETRAINING_SPLIT = {PRETRAINING: [(LABELLED, 1)] * 600}
 # Share of the lungs that lesions fill: median, standard deviation of its logarithm, and bounds.
 BURDEN = {"train": (0.17, 1.1), "test": (0.17, 1.1), "unlabelled": (0.025, 1.0)}
 PRETRAINING_BURDEN = BURDEN["train"]
-LEAST_BURDEN, MOST_BURDEN = 0.004, 0.6
 HIGHEST, LOWEST = 0.12, 0.85  # levels between which slices lie
 PARENCHYMA = 35.0  # HU, standard deviation of the fine texture of the lung
 GAP = 4.0  # mm between neighbouring slices
-
-
-@dataclass(frozen=True)
-class _Opacity:
-    """How dense the lesions of one patient are, in HU, and how sharp their borders."""
-
-    glass: float  # added by ground-glass
-    solid: float  # HU of consolidation
-    paving: float  # added by thickened septa (crazy paving)
-    softness: float  # width of the border, in standard deviations of the lesions' field
-    ragged: float  # by which fine texture moves the border, in the same unit
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ class _Patient:
     body: Anatomy
     look: Look
     lesions: Lesions
-    opacity: _Opacity
+    opacity: Opacity
     vessels: list[Vessels]
     textures: Textures
 
@@ -98,17 +91,8 @@ class _Patient:
 def _draw_patient(domain: Domain, split: str, rng: np.random.Generator) -> _Patient:
     """Draw body, look, lesions, their densities, vessels and textures, in this order."""
     body, look = draw_look(domain, draw_anatomy(rng), rng)
-    median, deviation = BURDEN.get(split, PRETRAINING_BURDEN)
-    burden = float(np.clip(median * math.exp(deviation * rng.normal()), LEAST_BURDEN, MOST_BURDEN))
-    solid_share = rng.beta(0.8, 1.1) if rng.random() > 0.2 else 0.0
-    lesions = draw_lesions(body, rng, burden, solid_share)
-    opacity = _Opacity(
-        glass=rng.uniform(110, 330),
-        solid=rng.uniform(-400, 0),
-        paving=rng.uniform(50, 150) if rng.random() < 0.35 else 0.0,
-        softness=rng.uniform(0.12, 0.4),
-        ragged=rng.uniform(0.1, 0.35),
-    )
+    lesions = draw_lesions(body, rng, *draw_burden(rng, *BURDEN.get(split, PRETRAINING_BURDEN)))
+    opacity = draw_opacity(rng)
     return _Patient(body, look, lesions, opacity, draw_vessels(body, rng), draw_textures(rng))
 
 
@@ -129,32 +113,6 @@ def _heights(lesions: Lesions, count: int, rng: np.random.Generator) -> Array:
     return starts[int(np.argmax(inside))] + gap * np.arange(count)
 
 
-def _with_lesions(
-    healthy: Array, glass: Array, solid: Array, middle: Array, fine: Array, opacity: _Opacity
-) -> Array:
-    """Return the HU of the lung with its lesions.
-
-    Args:
-        healthy: HU of the healthy lung.
-        glass: field of the lesions, positive inside.
-        solid: field of the consolidations.
-        middle: noise of a middle scale.
-        fine: noise of a fine scale.
-        opacity: how dense the lesions are.
-    """
-    density = _smooth_step((glass + opacity.ragged * middle) / opacity.softness)
-    target = healthy + opacity.glass * (1 + 0.25 * middle) + 30.0 * fine
-    target += opacity.paving * np.exp(-((middle / 0.22) ** 2))
-    hu = healthy + np.clip(np.clip(target, None, -250.0) - healthy, 0, None) * density
-    core = density * _smooth_step(solid / 0.12)
-    return hu + np.clip(opacity.solid + 70.0 * middle + 30.0 * fine - hu, 0, None) * core
-
-
-def _smooth_step(value: Array) -> Array:
-    """Return the logistic function."""
-    return 1.0 / (1.0 + np.exp(-np.clip(value, -30, 30)))
-
-
 def _cut(
     patient: _Patient, z: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
@@ -167,7 +125,7 @@ def _cut(
     glass, solid = (sample(f, x, y, z) for f in (patient.lesions.glass, patient.lesions.solid))
     middle, fine = mix(patient.textures.middle, z), mix(patient.textures.fine, z)
     healthy += PARENCHYMA * fine
-    lung = _with_lesions(healthy, glass, solid, middle, fine, patient.opacity)
+    lung = with_lesions(healthy, glass, solid, middle, fine, patient.opacity)
     add_vessels(lung, patient.vessels, z, scanner, body.blood)
     around = dense_bone(body_hu(body, x, y, level, edge))
     hu = around + (lung - around) * lung_share(body, x, y, level, field, edge)
