@@ -115,10 +115,12 @@ def _differences(here: Mapping[str, Any], there: Mapping[str, Any], within: str 
     found = []
     for key in {**here, **there}:
         mine, theirs, name = here.get(key), there.get(key), f"{within}{key}"
+        if mine == theirs:
+            continue
         if isinstance(mine, dict) and isinstance(theirs, dict):
             found += _differences(mine, theirs, f"{name}.")
         elif isinstance(mine, list | dict) or isinstance(theirs, list | dict):
-            found += [f"{name} differ"] if mine != theirs else []
-        elif mine != theirs:
+            found.append(f"{name} differ")
+        else:
             found.append(f"{name} is {mine!r} here and {theirs!r} there")
     return found

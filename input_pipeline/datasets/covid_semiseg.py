@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from input_pipeline.datasets.record_slices import picture_features
 from input_pipeline.io.read import SUFFIXES, read_image, read_mask
 
 TASKS = {"binary": (0, 1), "multiclass": (0, 1, 2)}
@@ -67,18 +68,10 @@ class CovidSemiseg(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        grid = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(**grid),
-                    "mask": tfds.features.Tensor(**grid),
-                    "id": tfds.features.Text(),
-                    "patient": tfds.features.Text(),
-                }
-            ),
+            features=picture_features("image", "mask"),
             disable_shuffling=True,
         )
 
@@ -86,11 +79,15 @@ class CovidSemiseg(tfds.core.GeneratorBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager
-        if self._source_dir is None:
-            raise ValueError("covid_semiseg: no source_dir, expected the folder with TrainingSet")
         task = self.builder_config.name
-        splits = find_cases(self._source_dir, task)
+        splits = self._find_cases(task)
         return {split: self._generate_examples(cases, task) for split, cases in splits.items()}
+
+    def _find_cases(self, task: str) -> dict[str, list[Case]]:
+        """List the slices of the user's folder, see `find_cases`."""
+        if self._source_dir is None:
+            raise ValueError(f"{self.name}: no source_dir, expected the folder with TrainingSet")
+        return find_cases(self._source_dir, task)
 
     def _generate_examples(
         self, cases: list[Case], task: str

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets.covid_semiseg import CovidSemiseg, find_cases, read_case
+from input_pipeline.datasets.covid_semiseg import Case, CovidSemiseg, read_case
 from input_pipeline.datasets.ct_phantom_domains import patients
 from input_pipeline.datasets.ct_phantom_domains.synthetic import with_synthetic_lesions
+from input_pipeline.datasets.record_slices import picture_features
 
 SEED = 2020
 COUNT = 600  # of each kind, phantoms and slices with synthetic lesions
@@ -26,19 +27,10 @@ class CovidSemisegSynthetic(CovidSemiseg):
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = []
 
     def _info(self) -> tfds.core.DatasetInfo:
-        grid = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(**grid),
-                    "mask": tfds.features.Tensor(**grid),
-                    "weight": tfds.features.Tensor(**grid),
-                    "id": tfds.features.Text(),
-                    "patient": tfds.features.Text(),
-                }
-            ),
+            features=picture_features("image", "mask", "weight"),
             disable_shuffling=True,
         )
 
@@ -46,27 +38,19 @@ class CovidSemisegSynthetic(CovidSemiseg):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager
-        if self._source_dir is None:
-            raise ValueError(f"{self.name}: no source_dir, expected the folder with TrainingSet")
-        return {"train": enumerate(self._slices())}
+        return {"train": enumerate(_slices(self._find_cases("binary")["unlabelled"]))}
 
-    def _slices(self) -> Iterator[dict[str, Any]]:
-        """Make the slices: phantoms first."""
-        for index in range(COUNT):
-            for made in patients.make_patient(patients.PRETRAINING, index):
-                yield {
-                    "image": made.image,
-                    "mask": made.mask,
-                    "weight": np.full_like(made.mask, 255),
-                    "id": made.id,
-                    "patient": made.patient,
-                }
-        assert self._source_dir is not None
-        cases = find_cases(self._source_dir, "binary")["unlabelled"]
-        order = np.random.default_rng(SEED).permutation(len(cases))
-        for index in sorted(order[:COUNT].tolist()):
-            case, rng = cases[index], np.random.default_rng([SEED, index])
-            image, _ = read_case(case, "binary")
-            drawn = with_synthetic_lesions(image, rng, spine_first=MIRRORED in case.id)
-            if drawn is not None:
-                yield drawn._asdict() | {"id": case.id, "patient": case.patient}
+
+def _slices(unlabelled: list[Case]) -> Iterator[dict[str, Any]]:
+    """Make the slices: phantoms first."""
+    for index in range(COUNT):
+        for made in patients.make_patient(patients.PRETRAINING, index):
+            own = {name: getattr(made, name) for name in ("image", "mask", "id", "patient")}
+            yield own | {"weight": np.full_like(made.mask, 255)}
+    order = np.random.default_rng(SEED).permutation(len(unlabelled))
+    for index in sorted(order[:COUNT].tolist()):
+        case, rng = unlabelled[index], np.random.default_rng([SEED, index])
+        image, _ = read_case(case, "binary")
+        drawn = with_synthetic_lesions(image, rng, spine_first=MIRRORED in case.id)
+        if drawn is not None:
+            yield drawn._asdict() | {"id": case.id, "patient": case.patient}

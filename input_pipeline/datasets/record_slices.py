@@ -1,10 +1,26 @@
-"""The slices of a built data set, decoded from its records."""
+"""The slices of a built data set in its records: their features, and how they are decoded."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import tensorflow_datasets as tfds
+
 from input_pipeline.records import Records, text_of
 from input_pipeline.slices import About, Slice, Slices, class_counts
+
+
+def picture_features(*grids: str) -> tfds.features.FeaturesDict:
+    """Return the features of the records of 8-bit slices.
+
+    Args:
+        grids: names of the arrays `[H, W]` uint8 of a slice: image, mask, ...
+    """
+    grid = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
+    texts = {name: tfds.features.Text() for name in ("id", "patient")}
+    return tfds.features.FeaturesDict(
+        {name: tfds.features.Tensor(**grid) for name in grids} | texts
+    )
 
 
 def facts_of(record: Mapping[str, Any]) -> list[Any]:

@@ -21,8 +21,8 @@ SHOWN = 12  # characters of a hash in a folder's name
 # What a pretrained network takes from the settings of the training that starts from it; the rest is
 # its own configuration's.
 TAKEN = ("seed", "model", "attention", "loss")
-TAKEN_DATA = ("task", "image_size", "data_dir", "lung_mask", "lung_dilation", "grey_values")
-ALSO_TAKEN = {"data.source_dir": "", "data.cache_gb": 0.0, "data.workers": 0}  # change no number
+TAKEN_DATA = ("task", "image_size", "lung_mask", "lung_dilation", "grey_values")
+ALSO_TAKEN = {"data.cache_gb": 0.0, "data.workers": 0}  # which change no number
 
 
 def initial_variables(settings: Settings, train: Callable[[Settings, Path], Any]) -> Variables:
@@ -88,7 +88,7 @@ def pretraining_of(settings: Settings) -> Settings:
         )
     groups = {name: getattr(settings, name) for name in TAKEN}
     fields = {f"data.{name}": getattr(settings.data, name) for name in TAKEN_DATA}
-    fields |= {name: attrgetter(name)(settings) for name in ALSO_TAKEN}
+    fields |= {name: attrgetter(name)(settings) for name in (*workdir.PLACES, *ALSO_TAKEN)}
     return own.replace(groups | fields)
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.datasets.ct_phantom_domains import patients
+from input_pipeline.datasets.record_slices import picture_features
 
 
 class CtPhantomDomains(tfds.core.GeneratorBasedBuilder):
@@ -16,18 +16,9 @@ class CtPhantomDomains(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        grid = {"shape": (None, None), "dtype": np.uint8, "encoding": "zlib"}
         return self.dataset_info_from_configs(
             description=patients.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(**grid),
-                    "mask": tfds.features.Tensor(**grid),
-                    "lung": tfds.features.Tensor(**grid),
-                    "id": tfds.features.Text(),
-                    "patient": tfds.features.Text(),
-                }
-            ),
+            features=picture_features("image", "mask", "lung"),
             disable_shuffling=True,
         )
 

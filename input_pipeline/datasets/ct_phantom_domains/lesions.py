@@ -101,11 +101,31 @@ def draw_lesions(
     noise = draw_noise(rng, SLOPE, SMALLEST_SCALE)
     spared = np.clip(draw_noise(rng, 0.0, SPARED_SCALE), 0, None)
     glass = noise + SYMMETRY * noise[..., ::-1] - SPARED * spared + _enlarged(bias)
-    glass -= np.quantile(glass[inside], 1 - burden)
+    noise = draw_noise(rng, SLOPE, SMALLEST_SCALE)
+    glass, solid = bounded(glass, noise, inside, burden, solid_share)
+    return Lesions(glass, solid, np.count_nonzero(inside & (glass > 0), axis=(1, 2)))
+
+
+def bounded(
+    glass: Array, noise: Array, inside: NDArray[np.bool_], burden: float, solid_share: float
+) -> tuple[Array, Array]:
+    """Set the bounds of lesions and of their consolidations, so that they fill stated shares.
+
+    Args:
+        glass: field that is higher where lesions are likelier, of any shape, like the next two.
+        noise: by which consolidations differ from the middle of lesions.
+        inside: true in the lungs.
+        burden: share of the lungs that lesions fill.
+        solid_share: share of the lesions that is consolidation.
+
+    Returns:
+        Fields float32 that are positive inside the lesions, and inside their consolidations.
+    """
+    glass = glass - np.quantile(glass[inside], 1 - burden)
+    core = CORE * glass + noise
     ill = inside & (glass > 0)
-    core = CORE * glass + draw_noise(rng, SLOPE, SMALLEST_SCALE)
     solid = core - np.quantile(core[ill], 1 - solid_share) if solid_share else -np.ones_like(core)
-    return Lesions(glass, solid.astype(np.float32), np.count_nonzero(ill, axis=(1, 2)))
+    return glass.astype(np.float32), solid.astype(np.float32)
 
 
 def sample(field: Array, x: Array, y: Array, z: float) -> Array:

@@ -16,7 +16,6 @@ from scipy import ndimage
 from input_pipeline.datasets.ct_phantom.body import Array
 from input_pipeline.datasets.ct_phantom_domains.lesions import (
     BACK,
-    CORE,
     SIDE,
     SLOPE,
     SMALLEST_SCALE,
@@ -24,6 +23,7 @@ from input_pipeline.datasets.ct_phantom_domains.lesions import (
     SPARED_SCALE,
     WALL,
     WALL_DEPTH,
+    bounded,
     draw_noise,
     outlined,
 )
@@ -32,11 +32,11 @@ from input_pipeline.datasets.ct_phantom_domains.opacities import (
     draw_opacity,
     with_lesions,
 )
+from input_pipeline.datasets.ct_phantom_domains.patients import PRETRAINING_BURDEN
 from input_pipeline.grey_values import anatomy_range
 from input_pipeline.lungs.threshold import threshold_lung_mask
 
 WIDTH = 260.0  # mm, of the rows: both lungs, to which a slice is cropped, the right one above
-BURDEN = (0.17, 1.1)  # share of the lungs that lesions fill: median, deviation of its logarithm
 MIDDLE_SCALE, FINE_SCALE = 3.5, 1.0  # mm, standard deviations of the smoothing of textures
 BLUR = 0.6  # pixels, of what is added
 HEALTHY_SCALE = 3.0  # mm, smoothing before lung is called healthy
@@ -96,7 +96,7 @@ def _draw_fields(
     lung: NDArray[np.bool_], spacing: float, rng: np.random.Generator, *, spine_first: bool
 ) -> tuple[Array, Array]:
     """Draw the fields of lesions and consolidations, `[H, W]`, as `lesions.draw_lesions` does."""
-    burden, solid_share = draw_burden(rng, *BURDEN)
+    burden, solid_share = draw_burden(rng, *PRETRAINING_BURDEN)
     depth = ndimage.distance_transform_edt(np.pad(lung, 1))[1:-1, 1:-1] * spacing
     across, along = ((np.arange(n) - (n - 1) / 2) * spacing for n in lung.shape)
     bias = WALL * np.exp(-depth / WALL_DEPTH)
@@ -104,11 +104,8 @@ def _draw_fields(
     bias += SIDE * rng.normal() * np.sign(across)[:, None]
     spared = np.clip(draw_noise(rng, 0.0, SPARED_SCALE, lung.shape, spacing), 0, None)
     glass = draw_noise(rng, SLOPE - 1, SMALLEST_SCALE, lung.shape, spacing) - SPARED * spared + bias
-    glass -= np.quantile(glass[lung], 1 - burden)
-    core = CORE * glass + draw_noise(rng, SLOPE - 1, SMALLEST_SCALE, lung.shape, spacing)
-    ill = lung & (glass > 0)
-    solid = core - np.quantile(core[ill], 1 - solid_share) if solid_share else -np.ones_like(core)
-    return glass.astype(np.float32), solid.astype(np.float32)
+    noise = draw_noise(rng, SLOPE - 1, SMALLEST_SCALE, lung.shape, spacing)
+    return bounded(glass, noise, lung, burden, solid_share)
 
 
 def _smoothed_within(values: Array, lung: NDArray[np.bool_], deviation: float) -> Array:
