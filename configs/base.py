@@ -165,6 +165,12 @@ def _eval() -> ConfigDict:
     evaluation.batch_size = 8
     evaluation.flip = False  # average the probabilities over mirror images of the slice
     evaluation.tolerance = 3.0  # of NSD: mm where the spacing is known, else pixels (sec. 4.2)
+    # Of two classes: slope (intensity - middle), the intensity in [0, 1], is added to the logit of
+    # consolidation against ground-glass.
+    evaluation.density_slope = 0.0
+    evaluation.density_middle = 0.5
+    # A class with a smaller share of a slice's lesion, of two classes, is given to the other one.
+    evaluation.least_share = 0.0
     return evaluation
 
 

@@ -69,6 +69,8 @@ def get_config(preset: str = "paper") -> ConfigDict:
         config.train.pretrain = "phantom_pretraining"
     if preset == "multiclass":
         take_both_classes(config)
+        config.eval.density_slope = 40.0
+        config.eval.least_share = 0.05
     return config
 
 

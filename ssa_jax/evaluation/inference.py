@@ -137,3 +137,26 @@ def most_probable(prob: np.ndarray) -> np.ndarray:
         labels = np.where(prob[..., index] > best, np.uint8(index), labels)
         best = np.maximum(best, prob[..., index])
     return labels
+
+
+def without_rare_classes(labels: np.ndarray, prob: np.ndarray, least: float) -> np.ndarray:
+    """Give the pixels of lesion classes that are rare in a slice to the others.
+
+    Networks see specks of one class in a lesion of the other. They hardly change the volumes, but a
+    slice without that class counts as DSC 0 for them.
+
+    Args:
+        labels: `[H, W]` uint8, see `most_probable`.
+        prob: `[H, W, K]` in [0, 1], background first.
+        least: share of the slice's lesion pixels, 0 to 0.5; classes with a smaller one are rare.
+
+    Returns:
+        Labels of the same lesion pixels, each with the most probable class that is not rare.
+    """
+    sizes = np.bincount(labels.ravel(), minlength=prob.shape[-1])[1:]
+    rare = (sizes > 0) & (sizes < least * sizes.sum())
+    if not rare.any():
+        return labels
+    kept = np.where((sizes > 0) & ~rare, prob[..., 1:], -1.0)
+    moved = np.isin(labels, 1 + np.flatnonzero(rare))
+    return np.where(moved, 1 + kept.argmax(axis=-1), labels).astype(np.uint8)

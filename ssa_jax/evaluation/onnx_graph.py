@@ -126,8 +126,8 @@ class _Graph:
 
     def _network(self, image: str, side: int) -> str:
         """Map `[B, S, S, C]` to logits `[B, K, S, S]`; see `SSANet`."""
-        x = self._add("Transpose", [image], perm=[0, 3, 1, 2])
-        *shallow, x = self._encoder(x)
+        pixels = self._add("Transpose", [image], perm=[0, 3, 1, 2])
+        *shallow, x = self._encoder(pixels)
         if self._model.spatial_conv:
             x = self._spatial_conv(x, side // STRIDE)
         for number, skipped in zip(DECODER_LAYERS, [*reversed(shallow), None], strict=True):
@@ -139,7 +139,8 @@ class _Graph:
         x = self._relu(self._transposed(x, "decoder/head_deconv1"))
         x = self._relu(self._conv(x, "decoder/head_conv2"))
         logits = self._conv(x, "decoder/head_conv3")
-        return self._nested(logits) if self._model.nested else logits
+        logits = self._nested(logits) if self._model.nested else logits
+        return self._by_density(logits, pixels) if self._model.density[0] else logits
 
     def _encoder(self, x: str) -> list[str]:
         """Return the outputs of the four stages; see `ResNet34`."""
@@ -187,6 +188,19 @@ class _Graph:
                 done.append(self._add("Add", [current, self._relu(sent)]))
             x = self._add("Concat", done[::-1] if reverse else done, axis=axis + 1)
         return x
+
+    def _by_density(self, logits: str, pixels: str) -> str:
+        """See `ssa_net.by_density`; the intensity is the first channel of `[B, C, S, S]`."""
+        intensity = self._add("Gather", [pixels, self._constant(np.array([0], np.int64))], axis=1)
+        slope, middle = (self._constant(np.array(x, np.float32)) for x in self._model.density)
+        *others, outer, inner = self._split(logits, self._model.outputs, axis=1)
+        added = self._add("Mul", [self._add("Sub", [intensity, middle]), slope])
+        raised = self._add("Add", [self._add("Sub", [inner, outer]), added])
+        opposite = self._add("Neg", [raised])
+        softplus = self._add("Softplus", [self._add("Sub", [inner, outer])])
+        either = self._add("Add", [outer, softplus])  # log(exp(outer) + exp(inner))
+        pair = [self._add("Sub", [either, self._add("Softplus", [x])]) for x in (raised, opposite)]
+        return self._add("Concat", [*others, *pair], axis=1)
 
     def _nested(self, decisions: str) -> str:
         """See `ssa_net.nested_logits`; -softplus(-x) is the logarithm of the sigmoid of x."""

@@ -119,7 +119,9 @@ def record(
         },
         "preprocessing": _numbers(prepared),
         "from_slice_to_image": _to_image(prepared),
-        "from_prob_to_labels": _to_labels(prepared, len(network.class_names)),
+        "from_prob_to_labels": _to_labels(
+            prepared, len(network.class_names), network.settings.eval.least_share
+        ),
         "check": dict(check) | {"batches": list(check["batches"])},
     }
 
@@ -248,19 +250,24 @@ def _grown(pixels: int) -> str:
     return f", grown by a disc of {pixels} pixels before it is scaled" if pixels else ""
 
 
-def _to_labels(prepared: Preprocessing, classes: int) -> list[str]:
+def _to_labels(prepared: Preprocessing, classes: int, least_share: float) -> list[str]:
     """Return the steps from the probabilities to a scan's labels."""
     label = (
         "Label 1, lesion, where its probability is above 0.5, else 0."
         if classes == 1
         else "Label: the most probable class, of equally probable ones the lowest."
     )
+    rare = [
+        f"Where a class has less than {least_share:g} of the slice's lesion pixels, give them the "
+        "most probable lesion class of the others."
+    ] * (least_share > 0)
     cut = " and put it back where it was cut out" if prepared.intensity == "uint8" else ""
     return [
         "Cut the h x w pixels of the slice out of the square.",
         f"Scale the probability of each class to the slice's own size as above{cut}; clip it to "
         "[0, 1].",
         label,
+        *rare,
         "In a scan, slices below and above the lungs are 0, and so are parts of lesion, connected "
         "in 3-D by faces, edges or corners, that touch no lung.",
     ]

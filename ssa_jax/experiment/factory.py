@@ -36,7 +36,7 @@ def build_model(
     """Build the network.
 
     Args:
-        settings: whose model and attention groups are read.
+        settings: whose model, attention and eval groups are read.
         axis_name: mapped axis over which BatchNorm's statistics are averaged.
         devices: size of the mapped axis; None for all devices at hand.
 
@@ -52,6 +52,10 @@ def build_model(
         raise ValueError(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
         )
+    if settings.eval.density_slope and classes == 1:
+        raise ValueError(
+            f"eval.density_slope is {settings.eval.density_slope}; expected 0 for one class"
+        )
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
@@ -61,6 +65,7 @@ def build_model(
         spatial_conv=model.spatial_conv,
         kernel_size=model.kernel_size,
         nested=model.nested_classes,
+        density=(settings.eval.density_slope, settings.eval.density_middle),
         attention_power=settings.attention.power,
         dtype=dtype,
         axis_name=axis_name,
@@ -312,6 +317,8 @@ def check(settings: Settings) -> None:
     for name in ("data.cache_gb", "data.workers", "optim.rate_for_batch"):
         if (value := attrgetter(name)(settings)) < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
+    if not 0 <= settings.eval.least_share <= 0.5:
+        raise ValueError(f"eval.least_share is {settings.eval.least_share}; expected 0 to 0.5")
     if settings.optim.warmup_epochs >= settings.train.epochs:
         raise ValueError(
             f"the warm-up takes {settings.optim.warmup_epochs:g} of {settings.train.epochs} "

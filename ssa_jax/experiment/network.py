@@ -19,7 +19,13 @@ from input_pipeline.lungs.doubts import grey_doubts, lung_doubts, picture_doubts
 from input_pipeline.lungs.origin import LungOrigin
 from input_pipeline.preprocess import Preprocessing, from_grid, normalize
 from input_pipeline.slices import Slice
-from ssa_jax.evaluation.inference import Output, Predict, make_predict, most_probable
+from ssa_jax.evaluation.inference import (
+    Output,
+    Predict,
+    make_predict,
+    most_probable,
+    without_rare_classes,
+)
 from ssa_jax.evaluation.scoring import SlicePrediction
 from ssa_jax.experiment import factory, workdir
 from ssa_jax.experiment.export import Exported, export
@@ -111,7 +117,8 @@ class Network:
     ) -> Iterator[SlicePrediction]:
         """Predict slices, in order, each on its own grid.
 
-        The probabilities are resized to the own grid before the class is chosen.
+        The probabilities are resized to the own grid before the class is chosen, and classes that
+        are rarer than `eval.least_share` there are given to the others.
 
         Args:
             slices: labelled or not.
@@ -125,13 +132,15 @@ class Network:
             ValueError: a slice cannot be preprocessed; the message names it.
         """
         size = batch_size or self.settings.eval.batch_size
+        least = self.settings.eval.least_share
         for batch in eval_batches(slices, prepared_by or self.preprocessing, batch_size=size):
             output = self._predict(batch.image)
             rows = zip(batch.slices, batch.grids, output.prob, output.attention, strict=False)
             for item, grid, prob, attention in rows:
                 own = np.clip(from_grid(prob, grid), 0.0, 1.0)
                 maps = partial(from_grid, attention, grid)
-                yield SlicePrediction(item, own, most_probable(own), maps)
+                labels = without_rare_classes(most_probable(own), own, least)
+                yield SlicePrediction(item, own, labels, maps)
 
     def segment(
         self,

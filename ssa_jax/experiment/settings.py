@@ -140,6 +140,9 @@ class EvalSettings:
     batch_size: int
     flip: bool
     tolerance: float
+    density_slope: float
+    density_middle: float
+    least_share: float
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class SSANet(nn.Module):
         stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
         nested: whether the classes contain each other (a lesion, of which part is consolidation):
             the head decides one by one, see `nested_logits`; with 3 outputs or more.
+        density: slope and middle of `by_density`, with 3 outputs or more; not used in training.
         padding: of the encoder's convolutions, see `ops.conv.convolution`.
         head_in_blocks: see `decoder.Decoder`.
 
@@ -73,6 +74,7 @@ class SSANet(nn.Module):
     conv_implementation: str | None = None
     stage_sizes: tuple[int, ...] = STAGE_SIZES
     nested: bool = False
+    density: tuple[float, float] = (0.0, 0.0)
     padding: str = "zeros"
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
     head_in_blocks: bool | None = None
@@ -125,7 +127,10 @@ class SSANet(nn.Module):
             name="decoder",
         )
         logits = decoder((e1, e2, e3, deepest))
-        return Prediction(nested_logits(logits) if self.nested else logits, attention)
+        logits = nested_logits(logits) if self.nested else logits
+        if self.density[0] and not train:
+            logits = by_density(logits, image[..., 0], self.density)
+        return Prediction(logits, attention)
 
     def norm(self, train: bool) -> Any:
         """Return the constructor of the network's BatchNorm layers.
@@ -163,6 +168,28 @@ def nested_logits(decisions: Array) -> Array:
     first = no[..., :1]
     between = reached[..., :-1] + no[..., 1:]
     return jnp.concatenate([first, between, reached[..., -1:]], axis=-1)
+
+
+def by_density(logits: Array, intensity: Array, density: tuple[float, float]) -> Array:
+    """Let the intensity have a say in which of two lesion classes a pixel is of.
+
+    What radiologists call consolidation is dense, and few slices do not teach a network how dense.
+
+    Args:
+        logits: `[B, H, W, K]`, K 3 or more; the last two classes are told apart by density.
+        intensity: `[B, H, W]` in [0, 1].
+        density: slope and middle: the logit of the last class against the one before it gets
+            slope (intensity - middle).
+
+    Returns:
+        `[B, H, W, K]` whose softmax has the same sum of both classes' probabilities.
+    """
+    slope, middle = density
+    outer, inner = logits[..., -2], logits[..., -1]
+    either = jnp.logaddexp(outer, inner)
+    raised = inner - outer + slope * (intensity - middle)
+    pair = jnp.stack([jax.nn.log_sigmoid(-raised), jax.nn.log_sigmoid(raised)], axis=-1)
+    return jnp.concatenate([logits[..., :-2], either[..., None] + pair], axis=-1)
 
 
 def probabilities(logits: Array) -> Array:

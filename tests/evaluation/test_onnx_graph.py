@@ -25,8 +25,16 @@ SMALL: Any = partial(
 )
 VARIANTS = {
     "binary": SMALL(),
-    "nested": SMALL(encoder="torchvision", skip="add", padding="reflect", nested=True, outputs=3),
+    "nested": SMALL(
+        encoder="torchvision",
+        skip="add",
+        padding="reflect",
+        nested=True,
+        density=(20.0, 0.6),
+        outputs=3,
+    ),
     "plain": SMALL(spatial_conv=False, outputs=3),
+    "density": SMALL(spatial_conv=False, outputs=3, density=(20.0, 0.6)),
 }
 
 
@@ -40,7 +48,9 @@ def moved(variables):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flip"), [("binary", False), ("nested", True), ("plain", False)])
+@pytest.mark.parametrize(
+    ("name", "flip"), [("binary", False), ("nested", True), ("plain", False), ("density", False)]
+)
 def test_onnx_runtime_gives_the_probabilities_of_the_network(name, flip):
     model = VARIANTS[name]
     variables = moved(variables_of(model))

@@ -144,6 +144,8 @@ def test_an_online_teacher_trains_without_rounds_and_resumes(source, tmp_path):
         ({"self_train.strong_intensity": 2.0}, "expected its default 1.0 without self"),
         ({"mixing.cutmix": 2.0}, "mixing.cutmix is 2.0; expected 0 to 1"),
         ({"model.nested_classes": True}, "model.nested_classes is True; expected False for one"),
+        ({"eval.density_slope": 9.0}, "eval.density_slope is 9.0; expected 0 for one class"),
+        ({"eval.least_share": 0.6}, "eval.least_share is 0.6; expected 0 to 0.5"),
     ],
 )
 def test_bad_fields(source, tmp_path, fields, text):

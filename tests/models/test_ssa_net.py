@@ -7,6 +7,7 @@ import pytest
 
 from ssa_jax.models.ssa_net import SSANet, nested_logits, probabilities
 from ssa_jax.training.state import init_variables
+from tests.conftest import variables_of
 from tests.support.golden_numbers import relative_error
 
 pytestmark = pytest.mark.slow
@@ -156,6 +157,38 @@ def test_a_nested_head_has_one_decision_for_each_class():
     assert prediction.logits.shape == (2, 64, 96, 3)
     assert count(plain) - count(nested) == 9 * 32 + 1  # kernel and bias of one output
     assert variables["params"]["decoder"]["head_conv3"]["bias"].shape == (2,)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_density_tells_the_classes_apart(nested):
+    """Consolidation gains 20 x (0.8 - 0.6) = 4 where the intensity is 0.8; the lesion stays."""
+    plain = SSANet(outputs=3, nested=nested, stage_sizes=(1, 1, 1, 1), kernel_size=3)
+    variables = variables_of(plain)
+    image = np.random.default_rng(0).random((1, 64, 64, 2), np.float32)
+    image[0, 10:20, 30:40, 0] = 0.8
+
+    def parts(model):
+        run = jax.jit(lambda v, x: probabilities(model.apply(v, x, train=False).logits))
+        background, glass, solid = jnp.moveaxis(run(variables, image)[0], -1, 0)
+        return background, jnp.log(solid / glass)
+
+    (before, odds), (after, raised) = map(parts, (plain, plain.clone(density=(20.0, 0.6))))
+    np.testing.assert_allclose(after, before, rtol=1e-4)
+    np.testing.assert_allclose((raised - odds)[10:20, 30:40], 4.0, atol=1e-3)
+    np.testing.assert_allclose(raised - odds, 20 * (image[0, ..., 0] - 0.6), atol=1e-2)
+
+
+def test_density_is_left_out_of_training():
+    model = SSANet(outputs=3, stage_sizes=(1, 1, 1, 1), kernel_size=3, spatial_conv=False)
+    variables = variables_of(model)
+    image = np.random.default_rng(0).random((2, 64, 64, 2), np.float32)
+
+    def logits(model):
+        run = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[0].logits)
+        return run(variables, image)
+
+    same = logits(model), logits(model.clone(density=(20.0, 0.6)))
+    np.testing.assert_array_equal(*same)
 
 
 @pytest.mark.long
