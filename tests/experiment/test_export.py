@@ -248,3 +248,12 @@ def test_the_page_is_whole_for_every_preprocessing(network, tmp_path, grey_value
     assert "**Not a medical device" in page and network.provenance.weights in page
     assert "{" not in page.replace('{"image": image}', "")  # every field was filled in
     assert compile(page.partition("```python\n")[2].partition("```")[0], "page", "exec")
+
+
+def test_the_page_says_which_classes_are_rare(network, tmp_path, monkeypatch):
+    rare = "Where a class has less than 0.05 of the slice's lesion pixels"
+    for share in (0.0, 0.05):
+        changed = network.settings.replace({"eval.least_share": share})
+        monkeypatch.setattr(network, "settings", changed)
+        told = record_of(network, network.preprocessing, tmp_path)
+        assert any(step.startswith(rare) for step in told["from_prob_to_labels"]) == bool(share)

@@ -146,3 +146,25 @@ def test_a_data_set_in_hu_is_refused():
     config.data.grey_values = "anatomy"
     with pytest.raises(ValueError, match=r"grey_values is 'anatomy', expected 'percentiles'"):
         factory.check(Settings.from_config(config))
+
+
+def test_a_class_that_is_rare_in_a_slice_is_left_out():
+    """Consolidation in some 9 of 400 pixels."""
+
+    def predict(image):
+        prob = np.zeros((1, SIDE, SIDE, 3), np.float32)
+        prob[..., 0] = 1.0
+        prob[0, 40:60, 40:60] = (0.0, 0.9, 0.1)
+        prob[0, 45:48, 45:48] = (0.0, 0.2, 0.8)
+        return Output(prob, np.repeat(image[..., :1], 4, axis=-1))
+
+    item = Slice(show(diseased(), -1000, 800), None, None, "a", "a", None)
+    both = settings().replace({"data.task": "multiclass"})
+    found = []
+    for share in (0.0, 0.05):
+        network = Network(both.replace({"eval.least_share": share}), predict)
+        (prediction,) = network.predict([item])
+        found.append(prediction.labels)
+    plain, without = found
+    assert (plain == 2).any() and not (without == 2).any()
+    np.testing.assert_array_equal(without > 0, plain > 0)
