@@ -165,11 +165,11 @@ def _eval() -> ConfigDict:
     evaluation.batch_size = 8
     evaluation.flip = False  # average the probabilities over mirror images of the slice
     evaluation.tolerance = 3.0  # of NSD: mm where the spacing is known, else pixels (sec. 4.2)
-    # Of two classes: slope (intensity - middle), the intensity in [0, 1], is added to the logit of
-    # consolidation against ground-glass.
+    # Added to the logit of consolidation against ground-glass, of the intensity in [0, 1] that
+    # data.grey_values makes: density_slope (intensity - density_middle).
     evaluation.density_slope = 0.0
     evaluation.density_middle = 0.5
-    # A class with a smaller share of a slice's lesion, of two classes, is given to the other one.
+    # Of two classes, one with less than this share of a slice's lesion becomes the other.
     evaluation.least_share = 0.0
     return evaluation
 

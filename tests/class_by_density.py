@@ -3,12 +3,12 @@
     python -m tests.class_by_density W/fold_1 W/fold_2 ...
 
 The workdirs are those of the folds of one cross-validation with two classes, each scored on its
-held-out slices, trained without `eval.density_slope` and `eval.least_share`. The logit of
-consolidation against ground-glass gets slope (intensity - middle), the intensity smoothed to the
-network's pixels, and classes below the least share of the lesion are given to the other one. The
-values of a fold are those with the best average DSC in the other folds, so that no slice chooses
-the values that it is scored with. Printed are the means over all slices, the differences to the
-networks as they are with 95% intervals, and the values that the folds chose.
+held-out slices; their configurations have neither `eval.density_slope` nor `eval.least_share`. The
+logit of consolidation against ground-glass gets slope (intensity - middle), the intensity smoothed
+to the network's pixels, and classes below the least share of the lesion are given to the other one.
+The values of a fold are those with the best average DSC in the other folds, so that no slice
+chooses the values that it is scored with. Printed are the means over all slices, the differences to
+the networks as they are with 95% intervals, and the values that the folds chose.
 """
 
 import argparse
@@ -29,16 +29,36 @@ from ssa_jax.evaluation.summary import interval_text
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
 
-Values = tuple[float, float, float]  # slope, middle and least share
-
 CLASSES = ("ground-glass", "consolidation")
 SLOPES, MIDDLES, SHARES = (5.0, 10.0, 20.0, 40.0), (0.4, 0.45, 0.5, 0.55, 0.6), (0.03, 0.05, 0.1)
-OFF: Values = (0.0, 0.5, 0.0)  # changes nothing
-ALLOWED: dict[str, list[Values]] = {
+
+
+class Values(NamedTuple):
+    """What is tried, see `by_density` and `without_rare_classes`.
+
+    Attributes:
+        slope: of the density.
+        middle: of the density.
+        share: the least one.
+        lesion_first: whether a pixel is lesion where both classes together have more than 0.5, and
+            of the more probable one; a large slope comes near that.
+    """
+
+    slope: float = 0.0
+    middle: float = 0.5
+    share: float = 0.0
+    lesion_first: bool = False
+
+
+OFF = Values()  # changes nothing
+DENSITY = [Values(slope, middle) for slope, middle in product(SLOPES, MIDDLES)]
+RARE = [Values(share=share) for share in SHARES]
+ALLOWED = {
     "as they are": [OFF],
-    "density": [OFF, *product(SLOPES, MIDDLES, (0.0,))],
-    "rare classes": [OFF, *product((0.0,), (0.5,), SHARES)],
-    "both": [OFF, *product((0.0, *SLOPES), MIDDLES, (0.0, *SHARES))],
+    "lesion first": [OFF._replace(lesion_first=True)],
+    "density": [OFF, *DENSITY],
+    "rare classes": [OFF, *RARE],
+    "both": [OFF, *DENSITY, *RARE, *(one._replace(share=s) for one in DENSITY for s in SHARES)],
 }
 
 
@@ -65,7 +85,12 @@ class Made(NamedTuple):
 def held_out(workdir: Path, fold: int) -> list[Made]:
     """The predictions of a fold's network for its validation slices."""
     network = ssa_jax.load(workdir, "last")
-    seen = network.preprocessing
+    seen, rule = network.preprocessing, network.settings.eval
+    if network.class_names != CLASSES or rule.density_slope or rule.least_share:
+        raise SystemExit(
+            f"error: {workdir}: expected a network of {CLASSES} with eval.density_slope and "
+            "eval.least_share 0, which are tried here"
+        )
     made = []
     slices = data.evaluation_slices(network.settings, workdir, data.VALIDATION)
     for found in network.predict(slices):
@@ -77,13 +102,16 @@ def held_out(workdir: Path, fold: int) -> list[Made]:
     return made
 
 
-def scores(made: Made, slope: float, middle: float, share: float) -> list[Score]:
+def scores(made: Made, values: Values) -> list[Score]:
     """The DSC of both classes of a slice."""
     background, glass, solid = made.prob.T
-    odds = np.log(solid + 1e-6) - np.log(glass + 1e-6) + slope * (made.intensity - middle)
+    added = values.slope * (made.intensity - values.middle)
+    odds = np.log(solid + 1e-6) - np.log(glass + 1e-6) + added
     part = (glass + solid) / (1 + np.exp(-odds))
     prob = np.stack([background, glass + solid - part, part], axis=-1)
-    labels = without_rare_classes(most_probable(prob), prob, share)
+    if values.lesion_first:
+        prob[:, 0] = 0.0
+    labels = without_rare_classes(most_probable(prob), prob, values.share)
     made_of = []
     for k, name in enumerate(CLASSES, start=1):
         both, total = (labels == k) & (made.mask == k), made.sizes[k] + (labels == k).sum()
@@ -100,7 +128,8 @@ def main() -> None:
     if len(workdirs) < 2:
         parser.error("one workdir; expected those of two folds or more")
     slices = [made for fold, path in enumerate(workdirs) for made in held_out(path, fold)]
-    tried = {values: [scores(one, *values) for one in slices] for values in ALLOWED["both"]}
+    every_value = {values for allowed in ALLOWED.values() for values in allowed}
+    tried = {values: [scores(one, values) for one in slices] for values in every_value}
 
     def of(values: Values, folds: Collection[int]) -> list[Score]:
         """The scores of the slices of some folds."""
@@ -119,7 +148,7 @@ def main() -> None:
         changed = interval_text(difference(got, of(OFF, every)), "+.3f")
         table.append([name, *(f"{value:.3f}" for value in (*means, mean(got))), changed])
         counts = Counter(best.values()).items()
-        lines.append(f"{name}: {'; '.join(f'{number} x {values}' for values, number in counts)}")
+        lines.append(f"{name}: {'; '.join(f'{number} x {tuple(v[:3])}' for v, number in counts)}")
     print(f"{len(slices)} slices\n" + "\n".join(format_rows(table)))
     print("Chosen slope, middle and least share, by number of folds:", *lines, sep="\n")
 

@@ -142,8 +142,8 @@ def most_probable(prob: np.ndarray) -> np.ndarray:
 def without_rare_classes(labels: np.ndarray, prob: np.ndarray, least: float) -> np.ndarray:
     """Give the pixels of lesion classes that are rare in a slice to the others.
 
-    Networks see specks of one class in a lesion of the other. They hardly change the volumes, but a
-    slice without that class counts as DSC 0 for them.
+    Networks see specks of one class in a lesion of the other, and in a slice without that class a
+    single speck makes its DSC 0. A small lesion that is truly of the class is lost with them.
 
     Args:
         labels: `[H, W]` uint8, see `most_probable`.

@@ -30,6 +30,12 @@ program = jax.jit(export.deserialize(bytearray(Path("{file}").read_bytes())).cal
 prob = program(image)""",
 }
 
+MIRRORED = " It is the mean over the slice and its three mirror images."
+DENSE = (
+    " The logit of the last class against the one before it includes {density_slope:g} "
+    "(intensity - {density_middle:g})."
+)
+
 PAGE = """# SSA-Net, {format}
 
 **{warning}**
@@ -52,7 +58,7 @@ PAGE = """# SSA-Net, {format}
 
 `image` is {image}. Channels: {channels}.
 
-`prob` is {prob}, the probability of each class: {classes}. It is in [0, 1] and sums to 1.{mirrored}
+`prob` is {prob}, the probability of each class: {classes}. It is in [0, 1] and sums to 1.{more}
 
 All is computed in float32{rounded}. When the file was made, its probabilities differed from those
 of ssa_jax in float32 by {difference:.1e} at most.
@@ -116,6 +122,9 @@ def record(
             "shape": [size, side, side, len(classes)],
             "classes": classes,
             "mean_over_mirror_images": network.settings.eval.flip,
+            "density_slope": network.settings.eval.density_slope,
+            "density_middle": network.settings.eval.density_middle,
+            "least_share": network.settings.eval.least_share,
         },
         "preprocessing": _numbers(prepared),
         "from_slice_to_image": _to_image(prepared),
@@ -134,7 +143,7 @@ def page(told: Mapping[str, Any]) -> str:
     """
     origin, given, made = told["network"], told["input"], told["output"]
     classes = enumerate(made["classes"])
-    mirrored = made["mean_over_mirror_images"]
+    mirrored = MIRRORED if made["mean_over_mirror_images"] else ""
     own = origin["computes_in"]
     return PAGE.format(
         **told,
@@ -145,7 +154,7 @@ def page(told: Mapping[str, Any]) -> str:
         channels="; ".join(given["channels"]),
         prob=_array(made),
         classes=", ".join(f"{number} {name}" for number, name in classes),
-        mirrored=" It is the mean over the slice and its three mirror images." if mirrored else "",
+        more=mirrored + (DENSE.format(**made) if made["density_slope"] else ""),
         rounded="" if own == "float32" else f"; ssa_jax itself computes in {own}",
         difference=told["check"]["largest_difference"],
         to_image=_numbered(told["from_slice_to_image"]),

@@ -52,10 +52,6 @@ def build_model(
         raise ValueError(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
         )
-    if settings.eval.density_slope and classes == 1:
-        raise ValueError(
-            f"eval.density_slope is {settings.eval.density_slope}; expected 0 for one class"
-        )
     return SSANet(
         outputs=1 if classes == 1 else classes + 1,
         encoder=model.encoder,
@@ -317,8 +313,7 @@ def check(settings: Settings) -> None:
     for name in ("data.cache_gb", "data.workers", "optim.rate_for_batch"):
         if (value := attrgetter(name)(settings)) < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
-    if not 0 <= settings.eval.least_share <= 0.5:
-        raise ValueError(f"eval.least_share is {settings.eval.least_share}; expected 0 to 0.5")
+    _check_eval(settings)
     if settings.optim.warmup_epochs >= settings.train.epochs:
         raise ValueError(
             f"the warm-up takes {settings.optim.warmup_epochs:g} of {settings.train.epochs} "
@@ -334,6 +329,17 @@ def check(settings: Settings) -> None:
         _check_consistency(settings)
     if settings.data.augment_on_device:
         _check_on_device(settings)
+
+
+def _check_eval(settings: Settings) -> None:
+    """Check how two classes are told apart."""
+    largest = {"density_slope": 1000.0, "density_middle": 1.0, "least_share": 0.5}
+    for name, most in largest.items():
+        if not 0 <= (value := getattr(settings.eval, name)) <= most:
+            raise ValueError(f"eval.{name} is {value}; expected 0 to {most:g}")
+    for name in ("density_slope", "least_share"):
+        if (value := getattr(settings.eval, name)) and len(settings.class_names) == 1:
+            raise ValueError(f"eval.{name} is {value}; expected 0 for one class")
 
 
 def _check_on_device(settings: Settings) -> None:

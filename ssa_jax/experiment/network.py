@@ -371,8 +371,8 @@ def ensemble(networks: Sequence[Network]) -> Network:
     Their attention is averaged as well. It has no weights of its own, so that it is not exported.
 
     Args:
-        networks: of the same classes, prepared images and origin of lung masks; one of them alone
-            is returned as it is.
+        networks: of the same classes, prepared images, origin of lung masks and `eval.least_share`;
+            one of them alone is returned as it is.
 
     Raises:
         ValueError: there are none, or they differ; the message names the first that does.
@@ -406,4 +406,5 @@ def _in_common(network: Network) -> dict[str, Any]:
         "classes are": network.class_names,
         "images are prepared by": network.preprocessing,
         "lung masks are": network.provenance.lungs,
+        "rare classes have a share below": network.settings.eval.least_share,
     }

@@ -168,7 +168,10 @@ def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str,
     del network["lungs"]  # is in the network's workdir; older folders of masks lack it
     if not network["members"]:
         del network["members"]
-    record = {"network": network, "which": wanted.which, "lungs": dict(lungs)}
+    record: dict[str, Any] = {"network": network, "which": wanted.which, "lungs": dict(lungs)}
+    rule = net.settings.eval
+    if rule.density_slope or rule.least_share:
+        record["classes"] = [rule.density_slope, rule.density_middle, rule.least_share]
     return record if wanted.dtype is None else record | {"dtype": wanted.dtype}
 
 

@@ -49,7 +49,8 @@ class SSANet(nn.Module):
         stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
         nested: whether the classes contain each other (a lesion, of which part is consolidation):
             the head decides one by one, see `nested_logits`; with 3 outputs or more.
-        density: slope and middle of `by_density`, with 3 outputs or more; not used in training.
+        density: slope and middle of `by_density` where `train` is False, with 3 outputs or more; a
+            slope of 0 leaves it out.
         padding: of the encoder's convolutions, see `ops.conv.convolution`.
         head_in_blocks: see `decoder.Decoder`.
 
@@ -171,9 +172,10 @@ def nested_logits(decisions: Array) -> Array:
 
 
 def by_density(logits: Array, intensity: Array, density: tuple[float, float]) -> Array:
-    """Let the intensity have a say in which of two lesion classes a pixel is of.
+    """Shift the choice between two lesion classes by the intensity.
 
-    What radiologists call consolidation is dense, and few slices do not teach a network how dense.
+    What radiologists call consolidation is dense, which a network that is trained on few slices
+    hardly uses. The larger the slope, the more this is a threshold of the intensity.
 
     Args:
         logits: `[B, H, W, K]`, K 3 or more; the last two classes are told apart by density.

@@ -119,6 +119,10 @@ def test_a_cross_validation_stands_for_its_folds(trained, source, tmp_path):
     ("fields", "message"),
     [
         ({"data.image_size": 64}, "B: its images are prepared by .*; expected the same in all"),
+        (
+            {"eval.least_share": 0.1},
+            r"B: its rare classes have a share below 0\.1, those of .*A 0\.0; exp",
+        ),
         ({"data.task": "multiclass"}, "B: its classes are .*'ground-glass'.*those of .*A .'lesion"),
     ],
 )

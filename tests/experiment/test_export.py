@@ -250,10 +250,13 @@ def test_the_page_is_whole_for_every_preprocessing(network, tmp_path, grey_value
     assert compile(page.partition("```python\n")[2].partition("```")[0], "page", "exec")
 
 
-def test_the_page_says_which_classes_are_rare(network, tmp_path, monkeypatch):
+def test_the_page_says_how_classes_are_told_apart(network, tmp_path, monkeypatch):
     rare = "Where a class has less than 0.05 of the slice's lesion pixels"
-    for share in (0.0, 0.05):
-        changed = network.settings.replace({"eval.least_share": share})
-        monkeypatch.setattr(network, "settings", changed)
+    dense = "includes 40 (intensity - 0.5)"
+    for slope, share in ((0.0, 0.0), (40.0, 0.05)):
+        fields = {"eval.density_slope": slope, "eval.least_share": share}
+        monkeypatch.setattr(network, "settings", network.settings.replace(fields))
         told = record_of(network, network.preprocessing, tmp_path)
-        assert any(step.startswith(rare) for step in told["from_prob_to_labels"]) == bool(share)
+        assert (told["output"]["density_slope"], told["output"]["least_share"]) == (slope, share)
+        page = export_card.page(told)
+        assert (rare in page, dense in page) == (bool(share), bool(slope))

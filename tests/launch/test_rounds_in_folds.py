@@ -145,7 +145,9 @@ def test_an_online_teacher_trains_without_rounds_and_resumes(source, tmp_path):
         ({"mixing.cutmix": 2.0}, "mixing.cutmix is 2.0; expected 0 to 1"),
         ({"model.nested_classes": True}, "model.nested_classes is True; expected False for one"),
         ({"eval.density_slope": 9.0}, "eval.density_slope is 9.0; expected 0 for one class"),
+        ({"eval.least_share": 0.1}, "eval.least_share is 0.1; expected 0 for one class"),
         ({"eval.least_share": 0.6}, "eval.least_share is 0.6; expected 0 to 0.5"),
+        ({"eval.density_middle": -500.0}, "eval.density_middle is -500.0; expected 0 to 1"),
     ],
 )
 def test_bad_fields(source, tmp_path, fields, text):
