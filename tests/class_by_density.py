@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
@@ -28,6 +29,7 @@ from ssa_jax.evaluation.paired import Score, difference, mean
 from ssa_jax.evaluation.summary import interval_text
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
+from ssa_jax.models.ssa_net import by_density, probabilities
 
 CLASSES = ("ground-glass", "consolidation")
 SLOPES, MIDDLES, SHARES = (5.0, 10.0, 20.0, 40.0), (0.4, 0.45, 0.5, 0.55, 0.6), (0.03, 0.05, 0.1)
@@ -104,11 +106,9 @@ def held_out(workdir: Path, fold: int) -> list[Made]:
 
 def scores(made: Made, values: Values) -> list[Score]:
     """The DSC of both classes of a slice."""
-    background, glass, solid = made.prob.T
-    added = values.slope * (made.intensity - values.middle)
-    odds = np.log(solid + 1e-6) - np.log(glass + 1e-6) + added
-    part = (glass + solid) / (1 + np.exp(-odds))
-    prob = np.stack([background, glass + solid - part, part], axis=-1)
+    logits = jnp.log(made.prob + 1e-6)
+    logits = by_density(logits, jnp.asarray(made.intensity), (values.slope, values.middle))
+    prob = np.array(probabilities(logits))
     if values.lesion_first:
         prob[:, 0] = 0.0
     labels = without_rare_classes(most_probable(prob), prob, values.share)

@@ -153,6 +153,8 @@ def without_rare_classes(labels: np.ndarray, prob: np.ndarray, least: float) -> 
     Returns:
         Labels of the same lesion pixels, each with the most probable class that is not rare.
     """
+    if not least:
+        return labels
     sizes = np.bincount(labels.ravel(), minlength=prob.shape[-1])[1:]
     rare = (sizes > 0) & (sizes < least * sizes.sum())
     if not rare.any():
