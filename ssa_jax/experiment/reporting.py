@@ -90,6 +90,7 @@ def reporting(
     *,
     rate: Callable[[int], float],
     start: int,
+    logged: int,
     total: int,
     profile: int,
     quiet: bool,
@@ -103,6 +104,7 @@ def reporting(
         params: of the network.
         rate: returns the learning rate after so many steps.
         start: steps that are done already.
+        logged: step up to which the metrics are to be kept.
         total: steps of the whole training.
         profile: number of steps to profile.
         quiet: print nothing.
@@ -117,7 +119,7 @@ def reporting(
     speed = Speed(settings.train.batch_size, operations, len(devices), devices[0].device_kind)
     recorder = Profile(workdir / PROFILE, profile if main else 0, start)
     with (
-        MetricWriter(workdir, resume_step=start) if main else nullcontext() as writer,
+        MetricWriter(workdir, resume_step=logged) if main else nullcontext() as writer,
         progress(total, initial=start, quiet=quiet or not main, what=what) as bar,
     ):
         reporter = Reporter(writer, bar, rate, speed, recorder)

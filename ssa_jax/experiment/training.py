@@ -28,12 +28,12 @@ from ssa_jax.experiment.settings import Settings
 from ssa_jax.models.ssa_net import SSANet
 from ssa_jax.training.checkpoint import Checkpoints
 from ssa_jax.training.distributed import barrier, decided, gathered, say
-from ssa_jax.training.loop import TrainingDiverged, fit
+from ssa_jax.training.loop import IN_VALIDATION, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.metric_log import log_sha256, require_log
 from ssa_jax.training.state import TrainState, Variables, init_state
 from ssa_jax.training.step import AXIS, Step, make_train_step
-from ssa_jax.training.stopping import Interrupted, stop_flag
+from ssa_jax.training.stopping import Interrupted, stop_flag, until_stopped
 from ssa_jax.training.watch import Watch
 
 PRETRAINED = "pretrained.json"  # in the workdir of a pretraining that is done
@@ -183,6 +183,7 @@ def train_on(
     checkpoints = Checkpoints(workdir)
     state, resumed = _resumed(checkpoints, state, workdir, validated_on)
     start = int(state.step)
+    logged = _logged(start, resumed)
     total = _require_epochs(settings, workdir, start, steps_per_epoch)
     if note := factory.dtype_note(settings):
         say(note)
@@ -199,6 +200,7 @@ def train_on(
             variables["params"],
             rate=lambda done: float(schedule(done // settings.optim.accumulate_steps)),
             start=start,
+            logged=logged,
             total=total,
             profile=profile,
             quiet=quiet,
@@ -217,7 +219,9 @@ def train_on(
             epochs=settings.train.epochs,
             steps_per_epoch=steps_per_epoch,
             validate_every=settings.train.validate_every,
-            validate=lambda current: _validation_dsc(network(current), validation, watch),
+            validate=lambda current, stop: _validation_dsc(
+                network(current), validation, watch, stop
+            ),
             skip_nonfinite=settings.optim.skip_nonfinite,
             resumed=resumed,
             facts=lambda: {
@@ -233,12 +237,17 @@ def train_on(
         )
 
 
-def _validation_dsc(network: Network, slices: Sequence[Slice], watch: Watch) -> float:
-    """Return the mean DSC over the validation slices, of which each process predicts a part."""
+def _validation_dsc(
+    network: Network, slices: Sequence[Slice], watch: Watch, stop_requested: Callable[[], bool]
+) -> float:
+    """Return the mean DSC over the validation slices, of which each process predicts a part.
+
+    Raises Interrupted where the run is to stop.
+    """
     parts = np.array_split(np.arange(len(slices)), jax.process_count())
     mine = Subset(slices, parts[jax.process_index()].tolist())
     classes = len(network.class_names)
-    predicted = watch.parts(network.predict(mine))
+    predicted = watch.parts(until_stopped(network.predict(mine), len(mine), stop_requested))
     scores = itertools.chain.from_iterable(gathered(slice_dsc(predicted, classes)))
     return mean_dsc(list(scores), classes)
 
@@ -263,7 +272,7 @@ def _resumed(
         require_log(workdir, 0, None)
         return state, None
     state, resumed = checkpoints.restore_last(state)
-    note = require_log(workdir, int(state.step), resumed.get("log"))
+    note = require_log(workdir, _logged(int(state.step), resumed), resumed.get("log"))
     for text in [*checkpoints.notes, *([note] if note else [])]:
         say(text)
     if resumed.get("validated_on", validated_on) != validated_on:
@@ -275,6 +284,11 @@ def _resumed(
             "network is chosen anew from the epochs to come (--which last takes the last)"
         )
     return state, resumed
+
+
+def _logged(step: int, progress: dict[str, Any] | None) -> int:
+    """Return the step up to which the metrics are logged that belong to a saved state."""
+    return step - 1 if progress and progress.get(IN_VALIDATION) else step
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Checkpoints:
         return max(decided(lambda: self._steps("last")), default=None)
 
     def save_last(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Save the state of a training, in place of damaged ones that were passed over.
+        """Save the state of a training, in place of damaged ones and of one of the same step.
 
         Args:
             state: on the host.
@@ -72,15 +72,12 @@ class Checkpoints:
         Raises:
             OSError: the disk has no room for it; nothing was written.
         """
-        step = int(state.step)
-        if step == self.last_step and not self._damaged:
-            return
         fields = _stored(state)
         items = {
             "state": ocp.args.StandardSave(fields),
             "progress": ocp.args.JsonSave(progress),
         }
-        self._save("last", step, items, _bytes(fields))
+        self._save("last", int(state.step), items, _bytes(fields))
         self._damaged = []
 
     def restore_last(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -19,6 +20,8 @@ MEND = (
     "the last good checkpoint is kept; lower optim.learning_rate, set optim.clip_norm, or use "
     "float32"
 )
+IN_VALIDATION = "in_validation"  # of a saved progress: the validation after its step is to be done
+RESUMES = "the same command resumes from there."
 
 
 class Batches(Protocol):
@@ -149,7 +152,7 @@ def fit(
     epochs: int,
     steps_per_epoch: int,
     validate_every: int,
-    validate: Callable[[Variables], float],
+    validate: Callable[[Variables, Callable[[], bool]], float],
     skip_nonfinite: int = 0,
     resumed: dict[str, Any] | None,
     facts: Callable[[], dict[str, Any]],
@@ -171,7 +174,8 @@ def fit(
         steps_per_epoch: steps between two reports.
         validate_every: epochs between two validations and checkpoints.
         validate: returns the validation DSC of variables on the host, nan where it is undefined;
-            the same in all processes.
+            the same in all processes. It is also given a function that says whether to stop, and
+            raises Interrupted then, in all processes at the same place.
         skip_nonfinite: steps in a row that may be skipped, see `Meter`.
         resumed: the progress that the checkpoint holds; None to start.
         facts: returns more to save with each checkpoint, JSON values.
@@ -188,26 +192,61 @@ def fit(
 
     Raises:
         TrainingDiverged: as `Meter.flush`; nothing was saved after the last good checkpoint.
-        Interrupted: `stop_requested` returned True; the state is saved at that step.
+        Interrupted: `stop_requested` returned True; the state is saved at that step, and a
+            validation that was cut short is done again at the next start.
     """
     meter = Meter(mapped.fetch, skip_nonfinite)
     clock = clock or StepClock()
     best = -math.inf
+    step = int(state.step)
     if resumed is not None:
         batches.set_state(resumed["batches"])
         meter.set_state(resumed["sums"])
         best = resumed["best"]
         meter.skipped = tuple(resumed.get("skipped", meter.skipped))
-    step = int(state.step)
     placed = mapped.place_state(state)
 
-    def save() -> None:
+    def save(*, in_validation: bool = False) -> None:
         progress = {"batches": batches.get_state(), "sums": meter.get_state(), "best": best}
         if skip_nonfinite:
             progress["skipped"] = meter.skipped
+        if in_validation:
+            progress[IN_VALIDATION] = True
         checkpoints.save_last(mapped.fetch(placed), progress | facts())
         saved()
 
+    def validated() -> float:
+        nonlocal best
+        doing(step, VALIDATING)
+        variables = mapped.fetch(placed.variables)
+        try:
+            dsc = validate(variables, partial(stop_requested, step))
+        except Interrupted as error:
+            save(in_validation=True)
+            raise Interrupted(f"Stopped in the validation after step {step}; {RESUMES}") from error
+        if dsc > best:
+            best = dsc
+            checkpoints.save_best(step, variables, {"step": step, "validation_dsc": dsc})
+        return dsc
+
+    def end_epoch() -> bool:
+        meter.flush()
+        values = {f"train/{name}": value for name, value in meter.summary().items()}
+        if skip_nonfinite:
+            values["train/skipped_steps"] = float(meter.skipped[0])
+        epoch = step // steps_per_epoch
+        due = epoch % validate_every == 0 or epoch == epochs
+        if due:
+            values["validation/dsc"] = validated()
+        meter.reset()
+        report(step, values | {"epoch": float(epoch)})
+        if due:
+            save()
+            clock.pause()
+        return due
+
+    if resumed is not None and resumed.get(IN_VALIDATION):
+        end_epoch()
     while step < epochs * steps_per_epoch:
         doing(step + 1, READING)
         with clock.waiting():
@@ -218,27 +257,10 @@ def fit(
         meter.push(step, metrics)
         clock.step()
         ticks(step)
-        if step % steps_per_epoch == 0:
-            meter.flush()
-            values = {f"train/{name}": value for name, value in meter.summary().items()}
-            if skip_nonfinite:
-                values["train/skipped_steps"] = float(meter.skipped[0])
-            meter.reset()
-            epoch = step // steps_per_epoch
-            due = epoch % validate_every == 0 or epoch == epochs
-            if due:
-                doing(step, VALIDATING)
-                variables = mapped.fetch(placed.variables)
-                values["validation/dsc"] = dsc = validate(variables)
-                if dsc > best:
-                    best = dsc
-                    checkpoints.save_best(step, variables, {"step": step, "validation_dsc": dsc})
-            report(step, values | {"epoch": float(epoch)})
-            if due:
-                save()
-                clock.pause()
+        saved_now = step % steps_per_epoch == 0 and end_epoch()
         if stop_requested(step):
-            meter.flush()
-            save()
-            raise Interrupted(f"Stopped at step {step}; the same command resumes from there.")
+            if not saved_now:
+                meter.flush()
+                save()
+            raise Interrupted(f"Stopped at step {step}; {RESUMES}")
     return mapped.fetch(placed)

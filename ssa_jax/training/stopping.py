@@ -1,7 +1,7 @@
 """How a run stops when it is told to: SIGTERM, as from a scheduler, or Ctrl-C.
 
-A training stops after the step that it does. Of several processes JAX watches for SIGTERM, and all
-stop at the same place, whichever received it.
+A training stops after the step that it does, a validation after the slice. Of several processes JAX
+watches for SIGTERM, and all stop at the same place, whichever received it.
 """
 
 import itertools
@@ -54,30 +54,33 @@ def stop_flag() -> Iterator[Callable[[int], bool]]:
             signal.signal(number, handler)
 
 
-def until_stopped(items: Iterable[T], count: int) -> Iterator[T]:
-    """Yield items until one of several processes is told to stop.
+def until_stopped(
+    items: Iterable[T], count: int, stop_requested: Callable[[], bool] | None = None
+) -> Iterator[T]:
+    """Yield items until this run is told to stop.
 
-    All of them call this at the same place of a run. A single process is interrupted by the signal
-    itself.
+    All of several processes call this at the same place of it.
 
     Args:
         items: of this process.
-        count: number of them; the others may have more or fewer.
+        count: number of them; the other processes may have more or fewer.
+        stop_requested: within `stop_flag`, whose function it asks. None elsewhere, where a signal
+            interrupts a single process itself.
 
     Raises:
-        Interrupted: a process received SIGTERM; raised in all after equally many items, where they
-            have as many.
+        Interrupted: a process received the signal; raised in all after equally many items, where
+            they have as many.
     """
-    if jax.process_count() == 1:
-        yield from items
-        return
+    stop_requested = stop_requested or _agreed
     left = iter(items)
     for _ in range(max(gathered(count))):
-        if _agreed():
+        if stop_requested():
             raise Interrupted("Stopped; the same command goes on from there.")
         yield from itertools.islice(left, 1)
 
 
 def _agreed() -> bool:
-    """Return whether all processes are to stop here."""
+    """Return whether all of several processes are to stop here."""
+    if jax.process_count() == 1:
+        return False
     return bool(multihost_utils.reached_preemption_sync_point(next(_LOOKS)))

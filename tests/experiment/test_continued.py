@@ -81,6 +81,18 @@ def test_the_places_of_a_copy_may_differ(here, sound):
     assert not list(here.rglob(".lock*"))
 
 
+@pytest.mark.parametrize("step", [STEPS, TOTAL])
+def test_interrupted_in_a_validation_it_ends_as_if_it_were_not(here, sound, step):
+    with stopped_at(step):
+        status, _, errors = run(train.main, given(here, "stopped"))
+    assert status == 130 and f"Stopped in the validation after step {step}; the same" in errors
+    log = here / "stopped/metrics.csv"
+    assert log.read_text().count("validation") == step // STEPS - 1
+    assert run(train.main, given(here, "stopped")).status == 0
+    assert last_state(here / "stopped") == last_state(sound / "over")
+    assert log.read_bytes() == (sound / "over/metrics.csv").read_bytes()
+
+
 def test_slices_augmented_on_the_device_are_the_same_when_it_goes_on(here, sound):
     flags = [given(here, name, **{"data.augment_on_device": True}) for name in ("whole", "parts")]
     with mock.patch.object(loader, "augment", side_effect=AssertionError("on the host")):

@@ -73,6 +73,22 @@ def test_sigterm_to_one_process_stops_all_after_one_step_and_they_resume(source,
     assert (workdir / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
+@pytest.mark.long
+def test_sigterm_to_one_process_in_a_validation_stops_all_and_they_resume(source, tmp_path):
+    workdir, whole = tmp_path / "W", tmp_path / "whole"
+    fields = given(source, workdir, **{"train.epochs": 2})
+    stopped = processes.ended(
+        processes.start("train", fields, processes=2, devices=1, stop_scoring=True)
+    )
+    assert [one.status for one in stopped] == [130, 130], stopped
+    assert "Stopped in the validation after step" in stopped[0].errors
+    for folder in (workdir, whole):
+        fields = given(source, folder, **{"train.epochs": 2})
+        ran = processes.run("train", fields, processes=2, devices=1)
+        assert [one.status for one in ran] == [0, 0], ran
+    assert (workdir / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
 def test_a_process_that_is_killed_ends_the_other(source, tmp_path):
     workdir = tmp_path / "W"
     started = processes.start(

@@ -41,8 +41,8 @@ def start(
 
     With `hang` the process of that number stops for good before it reads that batch, and all give
     up after three seconds without progress. With `stop` the last one gets SIGTERM when it reads
-    that batch of this start; with `stop_scoring` when it scores its first slice, and all take five
-    seconds for each.
+    that batch of this start; with `stop_scoring` when it scores its first slice, of a validation or
+    an evaluation, and all take five seconds for each.
     """
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
@@ -103,17 +103,19 @@ def before_batch(number: int, happens: Callable[[], Any]) -> None:
 
 def before_scores(happens: Callable[[], Any]) -> None:
     """Have something happen before the first score of a slice, and each take five seconds."""
+    from ssa_jax.evaluation import scoring
     from ssa_jax.experiment import evaluation
 
-    score, scored = evaluation.score, itertools.count(1)
+    scored = itertools.count(1)
 
-    def slowly(*given: Any) -> Any:
+    def slowly(score: Callable[..., Any], *given: Any) -> Any:
         if next(scored) == 1:
             happens()
         time.sleep(5)
         return score(*given)
 
-    evaluation.score = slowly  # type: ignore[assignment]
+    scoring.dice_score = partial(slowly, scoring.dice_score)
+    evaluation.score = partial(slowly, evaluation.score)
 
 
 def hang() -> None:

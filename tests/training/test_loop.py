@@ -14,7 +14,7 @@ from ssa_jax.training.loop import Meter, TrainingDiverged, fit
 from ssa_jax.training.mapping import map_step
 from ssa_jax.training.state import init_state
 from ssa_jax.training.step import AXIS, TrainMetrics, make_train_step
-from ssa_jax.training.stopping import Interrupted
+from ssa_jax.training.stopping import Interrupted, until_stopped
 from tests.conftest import variables_of
 from tests.support.stand_in import CLASS_WEIGHT, SETTINGS, StandIn, batches
 
@@ -51,7 +51,7 @@ class Run:
 
     def __init__(self, workdir, scores=(), *, data=DATA, validate_every=1, stop_at=None, skip=0):
         self.reports, self.validated, self.ticks = [], 0, []
-        self._scores, self._stop_at = scores, stop_at
+        self.workdir, self._scores = workdir, scores
         checkpoints = Checkpoints(workdir)
         model = StandIn(axis_name=AXIS)
         step = make_train_step(
@@ -79,11 +79,12 @@ class Run:
             facts=dict,
             report=lambda step, values: self.reports.append((step, values)),
             ticks=self.ticks.append,
-            stop_requested=lambda step: bool(self.ticks) and self.ticks[-1] == stop_at,
+            stop_requested=lambda step: step == stop_at,
         )
 
-    def _validate(self, variables):
+    def _validate(self, variables, stop_requested):
         """The given scores in turn, then a number that depends on the network."""
+        list(until_stopped([variables], 1, stop_requested))
         self.validated += 1
         if self.validated <= len(self._scores):
             return self._scores[self.validated - 1]
@@ -109,15 +110,51 @@ def whole(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 6, 11])
+@pytest.mark.parametrize("stop_at", [1, 6, 11])
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, whole, stop_at):
-    with pytest.raises(Interrupted, match=f"step {stop_at};"):
+    with pytest.raises(Interrupted, match=f"^Stopped at step {stop_at};"):
         Run(tmp_path, stop_at=stop_at)
     rest = Run(tmp_path)
     assert rest.ticks[0] == stop_at + 1
     assert_same_bits(rest.state, whole.state)
     done = stop_at // STEPS
     assert rest.reports == whole.reports[done:]  # the epoch it was stopped in counts whole
+
+
+@pytest.mark.parametrize("stop_at", [4, 8, 12])
+def test_interrupted_in_a_validation_it_does_that_again(tmp_path, whole, stop_at):
+    for _ in range(2):  # the second before its first step
+        with pytest.raises(Interrupted, match=f"^Stopped in the validation after step {stop_at};"):
+            Run(tmp_path, stop_at=stop_at)
+        assert last_step(tmp_path) == stop_at
+    rest = Run(tmp_path)
+    assert rest.ticks == list(range(stop_at + 1, EPOCHS * STEPS + 1))
+    assert_same_bits(rest.state, whole.state)
+    assert best_step(tmp_path) == best_step(whole.workdir)
+    assert rest.reports == whole.reports[stop_at // STEPS - 1 :]
+
+
+def test_killed_after_a_validation_that_was_cut_short_it_has_that_validation(
+    tmp_path, whole, monkeypatch
+):
+    with pytest.raises(Interrupted):
+        Run(tmp_path, stop_at=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "push", _dying(Meter.push, at=7))
+        with pytest.raises(KeyboardInterrupt):
+            Run(tmp_path)
+    rest = Run(tmp_path)
+    assert_same_bits(rest.state, whole.state)
+    assert rest.reports == whole.reports[1:]
+
+
+def test_interrupted_after_an_epoch_that_is_not_validated(tmp_path):
+    whole = Run(tmp_path / "whole", validate_every=2)
+    with pytest.raises(Interrupted, match=f"^Stopped at step {STEPS};"):
+        Run(tmp_path / "stopped", validate_every=2, stop_at=STEPS)
+    rest = Run(tmp_path / "stopped", validate_every=2)
+    assert_same_bits(rest.state, whole.state)
+    assert rest.reports == whole.reports[1:]
 
 
 def test_killed_it_goes_on_from_the_last_validation(tmp_path, whole, monkeypatch):
