@@ -96,9 +96,10 @@ def test_the_parts_of_semi_supervised_training_can_be_trained(preset):
             assert flat[f"{part} alone"][field] == flat["all"][field]
 
 
-def test_two_classes_are_told_apart_by_density():
+def test_two_classes_are_told_apart_by_density_in_prediction_alone():
     settings = Settings.from_config(load("covid_semiseg", "multiclass"))
     assert factory.build_model(settings).density == (40.0, 0.5)
+    assert factory.build_model(settings, "batch").density == (0.0, 0.0)
     assert factory.build_model(Settings.from_config(base.get_config())).density[0] == 0
 
 

@@ -163,7 +163,8 @@ def trace_for(settings: Settings, topology: str, program: str, batch: int) -> Tr
     train = dataclasses.replace(settings.train, batch_size=batch * len(devices))
     settings = dataclasses.replace(settings, train=train)
     with tuning.compiling_for(devices[0].platform):
-        model = factory.build_model(settings, AXIS, devices=len(devices))
+        axis = AXIS if program == STEP else None
+        model = factory.build_model(settings, axis, devices=len(devices))
         lowered, state = _lowered(settings, model, Mesh(np.array(devices), (AXIS,)), program)
         passes = len(MIRRORED) if program == PREDICTION and settings.eval.flip else 1
         shape = (passes * batch, size, size, factory.preprocessing(settings).channels)

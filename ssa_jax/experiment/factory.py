@@ -37,7 +37,8 @@ def build_model(
 
     Args:
         settings: whose model, attention and eval groups are read.
-        axis_name: mapped axis over which BatchNorm's statistics are averaged.
+        axis_name: mapped axis of a training, over which BatchNorm's statistics are averaged; None
+            to predict, for which alone the network has `eval.density_slope`.
         devices: size of the mapped axis; None for all devices at hand.
 
     Raises:
@@ -48,6 +49,7 @@ def build_model(
         raise ValueError(f"model.dtype is {model.dtype!r}; expected one of {tuple(DTYPES)}")
     dtype = DTYPES[model.dtype] if dtype_note(settings) is None else jnp.float32
     classes = len(settings.class_names)
+    density = settings.eval.density_slope, settings.eval.density_middle
     if model.nested_classes and classes == 1:
         raise ValueError(
             "model.nested_classes is True; expected False for one class, as nothing is in it"
@@ -61,7 +63,7 @@ def build_model(
         spatial_conv=model.spatial_conv,
         kernel_size=model.kernel_size,
         nested=model.nested_classes,
-        density=(settings.eval.density_slope, settings.eval.density_middle),
+        density=density if axis_name is None else (0.0, 0.0),
         attention_power=settings.attention.power,
         dtype=dtype,
         axis_name=axis_name,

@@ -49,8 +49,8 @@ class SSANet(nn.Module):
         stage_sizes: residual blocks of the encoder's stages, see `ResNet34`.
         nested: whether the classes contain each other (a lesion, of which part is consolidation):
             the head decides one by one, see `nested_logits`; with 3 outputs or more.
-        density: slope and middle of `by_density` where `train` is False, with 3 outputs or more; a
-            slope of 0 leaves it out.
+        density: slope and middle of `by_density`, with 3 outputs or more; a slope of 0 leaves it
+            out, as in training.
         padding: of the encoder's convolutions, see `ops.conv.convolution`.
         head_in_blocks: see `decoder.Decoder`.
 
@@ -129,7 +129,7 @@ class SSANet(nn.Module):
         )
         logits = decoder((e1, e2, e3, deepest))
         logits = nested_logits(logits) if self.nested else logits
-        if self.density[0] and not train:
+        if self.density[0]:
             logits = by_density(logits, image[..., 0], self.density)
         return Prediction(logits, attention)
 

@@ -33,8 +33,7 @@ def labelled_by_teacher(model: SSANet, teacher: Variables, batch: Batch, eta: fl
         A batch of 2B slices as `step.make_train_step` takes it, with 'pseudo': labelled slices with
         boxes of unlabelled ones, then unlabelled slices with boxes of labelled ones.
     """
-    by_itself = model.clone(density=(0.0, 0.0))  # the weak views' intensities are changed
-    prediction = by_itself.apply(teacher, batch["weak"], train=False)
+    prediction = model.apply(teacher, batch["weak"], train=False)
     assert isinstance(prediction, Prediction)
     prob = jax.lax.stop_gradient(probabilities(prediction.logits))
     label = jnp.argmax(prob, axis=-1).astype(batch["mask"].dtype)

@@ -178,19 +178,6 @@ def test_density_tells_the_classes_apart(nested):
     np.testing.assert_allclose(raised - odds, 20 * (image[0, ..., 0] - 0.6), atol=1e-2)
 
 
-def test_density_is_left_out_of_training():
-    model = SSANet(outputs=3, stage_sizes=(1, 1, 1, 1), kernel_size=3, spatial_conv=False)
-    variables = variables_of(model)
-    image = np.random.default_rng(0).random((2, 64, 64, 2), np.float32)
-
-    def logits(model):
-        run = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[0].logits)
-        return run(variables, image)
-
-    same = logits(model), logits(model.clone(density=(20.0, 0.6)))
-    np.testing.assert_array_equal(*same)
-
-
 @pytest.mark.long
 def test_initial_weights_do_not_depend_on_how_well_they_are_compiled():
     model, key = SSANet(stage_sizes=(1, 1, 1, 1)), jax.random.key(3)

@@ -22,14 +22,10 @@ CLASS_WEIGHT = (1.0, 2.0)
 
 
 class StandIn(nn.Module):
-    """One strided convolution with BatchNorm; logits from it, and energies of four sizes.
-
-    With a density, a slope and a middle, the first channel is added as in `ssa_net.by_density`.
-    """
+    """One strided convolution with BatchNorm; logits from it, and energies of four sizes."""
 
     axis_name: str | None = None
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
-    density: tuple[float, float] = (0.0, 0.0)
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Prediction:
@@ -47,8 +43,6 @@ class StandIn(nn.Module):
         batch, height, width, _ = image.shape
         logits = logits.reshape(batch, height // 2, width // 2, 2, 2).transpose(0, 1, 3, 2, 4)
         logits = logits.reshape(batch, height, width, 1)
-        slope, middle = (0.0, 0.0) if train else self.density
-        logits += slope * (image[..., :1] - middle)
         return Prediction(logits, tuple(energy[:, ::n, ::n] for n in (1, 2, 4, 8)))
 
 

@@ -53,15 +53,6 @@ def test_the_teacher_labels_the_weak_view_and_the_box_exchanges_all_that_belongs
         np.testing.assert_array_equal(second[2:, :3], other[name][2:, :3])
 
 
-def test_the_teacher_does_without_density(teacher):
-    """The intensities of its views are changed at random."""
-    batch, dense = pairs(), StandIn(density=(40.0, 0.5))
-    plain, same = (labelled_by_teacher(one, teacher, batch, ETA) for one in (StandIn(), dense))
-    jax.tree.map(np.testing.assert_array_equal, plain, same)
-    logits = [one.apply(teacher, batch["weak"], train=False).logits for one in (StandIn(), dense)]
-    assert np.abs(logits[1] - logits[0]).max() > 1
-
-
 def test_the_step_learns_what_the_moving_average_says():
     """The same as a labelled step on the batch that the teacher makes, of the average's weights."""
     optimizer = optax.sgd(0.1)
