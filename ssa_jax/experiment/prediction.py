@@ -171,7 +171,8 @@ def _record(net: Network, wanted: Wanted, lungs: Mapping[str, Any]) -> dict[str,
     record: dict[str, Any] = {"network": network, "which": wanted.which, "lungs": dict(lungs)}
     rule = net.settings.eval
     if rule.density_slope or rule.least_share:
-        record["classes"] = [rule.density_slope, rule.density_middle, rule.least_share]
+        names = ("density_slope", "density_middle", "least_share")
+        record["classes"] = {name: getattr(rule, name) for name in names}
     return record if wanted.dtype is None else record | {"dtype": wanted.dtype}
 
 
