@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     Command:
 
         ssa-jax sweep --config semiseg_attention --workdir A --folds 5 --config.data.source_dir=PATH
-        python -m tests.attention_places A/paper/fold_* A/none/fold_*
+        python -m tests.attention_places A/paper A/none
 
     Not run.
     """

@@ -2,6 +2,7 @@
 
     python -m tests.attention_places W... [--split validation] [--which last]
 
+A network is a workdir, or one of `cross_validate`, of which all folds that are trained count.
 For each of the four maps (energies of the encoder's stages, equation 1): the share of slices whose
 maximum lies in the outermost 5% of the picture, in the lungs, and in a lesion; the share of the
 lesion's pixels among the strongest tenth of the map (0.1 by chance); and the share of slices in
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-import ssa_jax
 from input_pipeline.preprocess import lung_of
 from ssa_jax.evaluation.paired import Interval, Score, mean_interval
 from ssa_jax.evaluation.summary import interval_text
 from ssa_jax.evaluation.text_table import format_rows
 from ssa_jax.experiment import data
+from ssa_jax.experiment import workdir as workdirs
+from ssa_jax.experiment.network import compile_network
 
 BORDER, STRONGEST, SQUARES = 0.05, 0.1, 8
 WHERE = ("border", "lungs", "lesion", "lesion in strongest tenth", "same place as next")
@@ -58,17 +60,23 @@ def with_interval(values: np.ndarray) -> Interval:
     return mean_interval([Score(str(k), str(k), "", float(v)) for k, v in enumerate(values)])
 
 
-def table(workdir: Path, split: str, which: str) -> str:
+def table(folder: Path, split: str, which: str) -> str:
     """The table of one network."""
-    network = ssa_jax.load(workdir, which)
-    slices = data.evaluation_slices(network.settings, workdir, split)
+    folds = [one for one in workdirs.with_folds([folder]) if workdirs.has_checkpoints(one, [which])]
+    if not folds:
+        raise SystemExit(f"{folder}: no network is trained there")
+    settings = workdirs.load_settings(folds[0])
+    network = compile_network(settings)
     found: list[list[Mapping[str, float | None]]] = []
-    for prediction in network.predict(slices):
-        item = prediction.slice
-        if item.mask is not None and item.mask.any():
-            lung = lung_of(item, network.preprocessing)
-            found.append(places(prediction.attention(), item.mask, lung))
-    lines = [[f"{workdir}: {len(found)} slices", *WHERE]]
+    for fold in folds:
+        variables, _ = workdirs.trained_variables(settings, fold, which)
+        made = network(variables)
+        for prediction in made.predict(data.evaluation_slices(settings, fold, split)):
+            item = prediction.slice
+            if item.mask is not None and item.mask.any():
+                lung = lung_of(item, made.preprocessing)
+                found.append(places(prediction.attention(), item.mask, lung))
+    lines = [[f"{folder.name}: {len(found)} slices", *WHERE]]
     for stage in range(4):
         cells = []
         for what in WHERE:
@@ -86,8 +94,8 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--which", default="last")
     options = parser.parse_args()
-    for workdir in options.workdirs:
-        print(table(workdir, options.split, options.which), flush=True)
+    for folder in options.workdirs:
+        print(table(folder, options.split, options.which), flush=True)
 
 
 if __name__ == "__main__":
