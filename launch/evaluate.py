@@ -68,6 +68,11 @@ def main(arguments: list[str]) -> None:
         quiet=options.quiet,
     )
     print(format_table(summary))
+    if options.split == VALIDATION and options.which == "best":
+        print(
+            "\nnote: these slices chose the best checkpoint, so that its scores are too high; add "
+            "--which last"
+        )
     drawn = f", {out / 'pictures.png'}" if options.pictures else ""
     print(f"\n{out / 'metrics.json'}, {out / 'cases.csv'}{drawn}")
 

@@ -1,9 +1,10 @@
 """Progress on standard error: a bar on a terminal, else a line now and then."""
 
 import sys
+import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
@@ -37,7 +38,7 @@ def progress(
         return tqdm(
             total=total, initial=initial, disable=quiet, desc=what, unit="step", dynamic_ncols=True
         )
-    return nullcontext(_Lines(total, initial, what))
+    return _Lines(total, initial, what)
 
 
 def duration(seconds: float) -> str:
@@ -63,20 +64,38 @@ class _Lines:
         self._text = ""
         self._start = self._last = time.monotonic()
         self._first: tuple[float, int] | None = None  # time and number of the first steps
+        self._begun = threading.Event()  # with them, or it has ended
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._until_begun, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._begun.set()
+
+    def _until_begun(self) -> None:
+        """Show that no step is done yet, of which the first may compile for minutes."""
+        while not self._begun.wait(SECONDS):
+            self._show(time.monotonic())
 
     def update(self, n: int = 1) -> None:
+        self._begun.set()
         self.n += n
         now = time.monotonic()
         self._first = self._first or (now, self.n)
         if now - self._last < SECONDS:
             return
+        self._show(now)
+
+    def _show(self, now: float) -> None:
         self._last = now
         done = f"{self._label}{self.n} of {self._total} steps after {now - self._start:.0f} s"
         print(f"{done}{self._left(now)}{self._text}", file=sys.stderr, flush=True)
 
     def _left(self, now: float) -> str:
         """Estimate the time left by the speed since the first steps, which compile."""
-        assert self._first is not None
+        if self._first is None:
+            return ""
         since, done = self._first
         if self.n == done or self.n >= self._total:
             return ""

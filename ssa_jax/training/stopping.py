@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from ssa_jax.training.distributed import gathered
 
 T = TypeVar("T")
+STOPPING = "Stopping after the step, slice or compilation under way; Ctrl-C stops at once."
 # Numbers of this process's looks at JAX's point to stop at, through all that it does. After a
 # signal JAX stops at the number after the highest so far, so that none may be left out: with steps,
 # a signal before the first one of a resumed training would never be acted on.
@@ -40,7 +41,7 @@ def stop_flag() -> Iterator[Callable[[int], bool]]:
 
     def handle(number: int, _: object) -> None:
         if not received:
-            print("Stopping after this step; Ctrl-C stops at once.", file=sys.stderr, flush=True)
+            print(STOPPING, file=sys.stderr, flush=True)
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

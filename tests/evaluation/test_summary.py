@@ -131,11 +131,17 @@ def test_deterministic_serialisable_and_seeded() -> None:
     assert summarize(rows, seed=2)["standard"] != first["standard"]
 
 
+def test_the_interval_is_said_to_be_over_patients_where_these_are_known() -> None:
+    known, unknown = ([row(str(i), p, i / 4) for i, p in enumerate(ps)] for ps in ("aabb", "0123"))
+    heads = [format_table(summarize(rows)).splitlines()[0] for rows in (known, unknown)]
+    assert "95% interval over 2 patients]" in heads[0] and "over 4 cases]" in heads[1]
+
+
 def test_table_is_aligned_and_says_unit_and_counts() -> None:
     rows = [row(str(i), str(i), i / 4, name) for name in ("GGO", "consolidation") for i in range(4)]
     text = format_table(summarize(rows))
     head, columns, *lines = text.splitlines()
-    assert head.startswith("standard: mean [95% interval over 4 patients]")
+    assert head.startswith("standard: mean [95% interval over 4 cases]")
     assert "HD95 (mm)" in columns and "HD95 of found" in columns
     assert "NSD at 3 mm" in columns
     assert [line.split()[0] for line in lines] == ["GGO", "consolidation", "average"]

@@ -1,6 +1,8 @@
 """Bars of progress, and lines where there is no terminal."""
 
 import sys
+import threading
+import time
 
 import pytest
 
@@ -41,3 +43,22 @@ def test_a_line_now_and_then_without_a_terminal(
     with progress(2, quiet=True) as bar:
         bar.update(2)
     assert capsys.readouterr().err == ""
+
+
+def test_lines_before_the_first_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.05)
+    before = threading.active_count()
+    with progress(60, initial=2) as bar:
+        time.sleep(0.5)
+        monkeypatch.setattr(module, "SECONDS", 1e6)
+        bar.update(1)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "2 of 60 steps after 0 s" and {*others} <= {first, "2 of 60 steps after 1 s"}
+    with progress(60):  # which fails before its first step
+        pass
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -100,7 +100,7 @@ def check_folds(workdir: Path, printed: str) -> None:
         last = json.loads((fold / "round_02/round.json").read_text())
         check_labels(fold / "round_01/pseudo", last)
     assert len(held) == len(set(held)) == LABELLED
-    assert f"interval over {LABELLED} patients" in printed
+    assert f"interval over {LABELLED} cases" in printed
 
 
 def check_labels(folder: Path, row: dict) -> None:
