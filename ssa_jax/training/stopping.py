@@ -78,6 +78,7 @@ def until_stopped(
         if stop_requested():
             raise Interrupted("Stopped; the same command goes on from there.")
         yield from itertools.islice(left, 1)
+    yield from left  # nothing, but what makes the items comes to its end
 
 
 def _agreed() -> bool:
