@@ -1,7 +1,7 @@
 """Means of the metrics over many cases, with intervals, and their table."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,13 @@ def summarize(
         resamples: number of bootstrap draws, 1 or more.
 
     Returns:
-        A JSON-serialisable mapping: "unit", "tolerance", "cases", "patients", "interval_over"
-        ("cases" where each is named as its patient, as a slice of an unknown one is),
-        "confidence", "resamples", "seed"; "standard": {class: {"cases", "excluded" (both masks
-        empty), "misses", "false_alarms", and "dsc", "dsc_pooled", "hd95" (a miss or false alarm
-        counts as the image's diagonal), "hd95_found" (of the other cases alone), "nsd", "mae",
-        each {"mean", "low", "high"}}}; "paper_compat" likewise where every row has it. With more
-        than one class there is also "average", the mean of the classes' values. A value that no
-        case defines is None, and so is an average over it; so are "low" and "high" of one patient.
+        A JSON-serialisable mapping: "unit", "tolerance", "cases", "patients", "confidence",
+        "resamples", "seed"; "standard": {class: {"cases", "excluded" (both masks empty),
+        "misses", "false_alarms", and "dsc", "dsc_pooled", "hd95" (a miss or false alarm counts
+        as the image's diagonal), "hd95_found" (of the other cases alone), "nsd", "mae", each
+        {"mean", "low", "high"}}}; "paper_compat" likewise where every row has it. With more than
+        one class there is also "average", the mean of the classes' values. A value that no case
+        defines is None, and so is an average over it; so are "low" and "high" of one patient.
 
     Raises:
         ValueError: no cases, the same case and class twice, rows of different units or
@@ -66,7 +65,6 @@ def summarize(
         "tolerance": tolerance,
         "cases": len({row["case"] for row in cases}),
         "patients": len(patients),
-        "interval_over": "cases" if _each_its_own(cases) else "patients",
         "confidence": confidence,
         "resamples": resamples,
         "seed": seed,
@@ -90,11 +88,6 @@ def summarize(
     return summary
 
 
-def _each_its_own(cases: Iterable[CaseRow]) -> bool:
-    """Return whether every case is named as its patient."""
-    return all(row["case"] == row["patient"] for row in cases)
-
-
 def format_table(summary: Mapping[str, Any]) -> str:
     """Format both blocks of a summary as aligned plain text, `mean [low, high]` in each cell.
 
@@ -104,7 +97,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
     unit, percent = summary["unit"], f"{100 * summary['confidence']:g}%"
     head = "mean of one patient, without interval"
     if summary["patients"] > 1:
-        what = summary.get("interval_over", "patients")
+        # Unknown patients are counted as if each case were of another one.
+        what = "cases" if summary["patients"] == summary["cases"] else "patients"
         head = f"mean [{percent} interval over {summary['patients']} {what}]"
     standard = {
         "DSC": "dsc",

@@ -90,7 +90,7 @@ def test_from_the_published_tree_to_scores_of_every_fold(tree, tmp_path, capsys)
     given += ["--folds", "2", "--quiet"]
     status, printed, errors = run(capsys, cross_validate.main, *given)
     assert (status, errors) == (0, "")
-    assert "interval over 2 patients" in printed and "HD95 (mm)" in printed
+    assert "interval over 2 cases" in printed and "HD95 (mm)" in printed
     summary = json.loads((tmp_path / "w" / "metrics.json").read_text())
     assert (summary["cases"], summary["patients"]) == (2, 2)
     held = [json.loads((tmp_path / "w" / f"fold_{k}" / "splits.json").read_text()) for k in (1, 2)]
@@ -123,7 +123,7 @@ def test_from_the_published_tree_to_scores_of_every_fold(tree, tmp_path, capsys)
     status, printed, _ = run(
         capsys, score.main, "--pred", out, "--truth", tree / "Infection_Mask", "--quiet"
     )
-    assert status == 0 and "interval over 2 patients" in printed
+    assert status == 0 and "interval over 2 cases" in printed
     made = ("--intensity", "hu", "--out", tmp_path / "lungs")
     assert run(capsys, lung_masks.main, *made, images)[0] == 0
     assert (tmp_path / "lungs" / "coronacases_0.nii.gz").exists()

@@ -143,7 +143,7 @@ def test_what_a_person_sees(undisturbed):
         ["2", "9", "4", "0"],
         ["3", "13", "4", "4"],
     ]
-    assert "Best round: " in printed and "interval over 2 patients" in printed
+    assert "Best round: " in printed and "interval over 2 cases" in printed
     with (workdir / "rounds.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["slices"] for row in table] == ["5", "9", "13"]
