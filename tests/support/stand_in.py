@@ -42,8 +42,10 @@ class StandIn(nn.Module):
         logits = nn.Dense(4, dtype=image.dtype)(x)  # one for each pixel of a 2 x 2 square
         batch, height, width, _ = image.shape
         logits = logits.reshape(batch, height // 2, width // 2, 2, 2).transpose(0, 1, 3, 2, 4)
-        logits = logits.reshape(batch, height, width, 1)
-        return Prediction(logits, tuple(energy[:, ::n, ::n] for n in (1, 2, 4, 8)))
+        strides = (1, 2, 4, 8)
+        return Prediction(
+            logits.reshape(batch, height, width, 1), tuple(energy[:, ::n, ::n] for n in strides)
+        )
 
 
 def batches(count: int, size: int = 32, *, seed: int = 0, batch: int = 8) -> list[dict]:
